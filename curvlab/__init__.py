@@ -1,0 +1,145 @@
+"""Curvature of the loss landscape and plasticity diagnostics on saved checkpoints.
+
+Everything a user calls is importable from here. The names are imported at first use, so that
+``import curvlab`` and ``curvlab --help`` stay fast; :data:`PUBLIC_NAMES` says where each one lives.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# No name here may equal a subpackage's: after its first import the module would take its place.
+PUBLIC_NAMES: dict[str, str] = {
+    "Spectrum": "curvlab.analysis",
+    "analyze": "curvlab.analysis",
+    "compare": "curvlab.analysis",
+    "load_results": "curvlab.analysis",
+    "measure_of": "curvlab.analysis",
+    "CheckpointError": "curvlab.core.errors",
+    "CurvlabError": "curvlab.core.errors",
+    "OperatorError": "curvlab.core.errors",
+    "ProblemError": "curvlab.core.errors",
+    "RunError": "curvlab.core.errors",
+    "StorageError": "curvlab.core.errors",
+    "UnknownNameError": "curvlab.core.errors",
+    "Spec": "curvlab.core.specs",
+    "CurvatureOperator": "curvlab.curvature",
+    "GaussNewton": "curvlab.curvature",
+    "Hessian": "curvlab.curvature",
+    "Problem": "curvlab.curvature",
+    "MLP": "curvlab.networks",
+    "NETWORKS": "curvlab.networks",
+    "Predict": "curvlab.networks",
+    "build_network": "curvlab.networks",
+    "OBJECTIVES": "curvlab.objectives",
+    "accuracy": "curvlab.objectives",
+    "cross_entropy": "curvlab.objectives",
+    "squared_error": "curvlab.objectives",
+    "DIAGNOSTICS": "curvlab.plasticity",
+    "hidden_activations": "curvlab.plasticity",
+    "performance": "curvlab.plasticity",
+    "ranks": "curvlab.plasticity",
+    "units": "curvlab.plasticity",
+    "weights": "curvlab.plasticity",
+    "Checkpoint": "curvlab.runs",
+    "OPTIMISERS": "curvlab.runs",
+    "ProbeSet": "curvlab.runs",
+    "Run": "curvlab.runs",
+    "RunWriter": "curvlab.runs",
+    "build_optimiser": "curvlab.runs",
+    "find_runs": "curvlab.runs",
+    "open_run": "curvlab.runs",
+    "open_runs": "curvlab.runs",
+    "save_checkpoint": "curvlab.runs",
+    "Band": "curvlab.spectral",
+    "Dense": "curvlab.spectral",
+    "Density": "curvlab.spectral",
+    "Diagonal": "curvlab.spectral",
+    "Eigenpairs": "curvlab.spectral",
+    "Estimate": "curvlab.spectral",
+    "FunctionOperator": "curvlab.spectral",
+    "LinearAxis": "curvlab.spectral",
+    "SignedLogAxis": "curvlab.spectral",
+    "SpectralMeasure": "curvlab.spectral",
+    "SymmetricOperator": "curvlab.spectral",
+    "Tridiagonal": "curvlab.spectral",
+    "eigenpairs": "curvlab.spectral",
+    "lanczos": "curvlab.spectral",
+    "slq": "curvlab.spectral",
+    "trace": "curvlab.spectral",
+}
+
+__all__ = ["PUBLIC_NAMES", "__version__", *PUBLIC_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from curvlab.analysis import Spectrum as Spectrum
+    from curvlab.analysis import analyze as analyze
+    from curvlab.analysis import compare as compare
+    from curvlab.analysis import load_results as load_results
+    from curvlab.analysis import measure_of as measure_of
+    from curvlab.core.errors import CheckpointError as CheckpointError
+    from curvlab.core.errors import CurvlabError as CurvlabError
+    from curvlab.core.errors import OperatorError as OperatorError
+    from curvlab.core.errors import ProblemError as ProblemError
+    from curvlab.core.errors import RunError as RunError
+    from curvlab.core.errors import StorageError as StorageError
+    from curvlab.core.errors import UnknownNameError as UnknownNameError
+    from curvlab.core.specs import Spec as Spec
+    from curvlab.curvature import CurvatureOperator as CurvatureOperator
+    from curvlab.curvature import GaussNewton as GaussNewton
+    from curvlab.curvature import Hessian as Hessian
+    from curvlab.curvature import Problem as Problem
+    from curvlab.networks import MLP as MLP
+    from curvlab.networks import NETWORKS as NETWORKS
+    from curvlab.networks import Predict as Predict
+    from curvlab.networks import build_network as build_network
+    from curvlab.objectives import OBJECTIVES as OBJECTIVES
+    from curvlab.objectives import accuracy as accuracy
+    from curvlab.objectives import cross_entropy as cross_entropy
+    from curvlab.objectives import squared_error as squared_error
+    from curvlab.plasticity import DIAGNOSTICS as DIAGNOSTICS
+    from curvlab.plasticity import hidden_activations as hidden_activations
+    from curvlab.plasticity import performance as performance
+    from curvlab.plasticity import ranks as ranks
+    from curvlab.plasticity import units as units
+    from curvlab.plasticity import weights as weights
+    from curvlab.runs import OPTIMISERS as OPTIMISERS
+    from curvlab.runs import Checkpoint as Checkpoint
+    from curvlab.runs import ProbeSet as ProbeSet
+    from curvlab.runs import Run as Run
+    from curvlab.runs import RunWriter as RunWriter
+    from curvlab.runs import build_optimiser as build_optimiser
+    from curvlab.runs import find_runs as find_runs
+    from curvlab.runs import open_run as open_run
+    from curvlab.runs import open_runs as open_runs
+    from curvlab.runs import save_checkpoint as save_checkpoint
+    from curvlab.spectral import Band as Band
+    from curvlab.spectral import Dense as Dense
+    from curvlab.spectral import Density as Density
+    from curvlab.spectral import Diagonal as Diagonal
+    from curvlab.spectral import Eigenpairs as Eigenpairs
+    from curvlab.spectral import Estimate as Estimate
+    from curvlab.spectral import FunctionOperator as FunctionOperator
+    from curvlab.spectral import LinearAxis as LinearAxis
+    from curvlab.spectral import SignedLogAxis as SignedLogAxis
+    from curvlab.spectral import SpectralMeasure as SpectralMeasure
+    from curvlab.spectral import SymmetricOperator as SymmetricOperator
+    from curvlab.spectral import Tridiagonal as Tridiagonal
+    from curvlab.spectral import eigenpairs as eigenpairs
+    from curvlab.spectral import lanczos as lanczos
+    from curvlab.spectral import slq as slq
+    from curvlab.spectral import trace as trace
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name not in PUBLIC_NAMES:
+        raise AttributeError(f"module 'curvlab' has no attribute {name!r}")
+    value = getattr(import_module(PUBLIC_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC_NAMES})

@@ -1,0 +1,112 @@
+"""Parameter trees as flat vectors, with a name for every stretch of the vector.
+
+:class:`TreeLayout` is compared by value and hashable, so jitted functions that take it as a static
+argument compile once for all checkpoints of a run. ``jax.flatten_util.ravel_pytree`` returns a
+fresh closure at every call and would recompile.
+"""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from curvlab.core.errors import ProblemError
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a pytree path as ``"hidden_0/kernel"``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+@dataclass(frozen=True)
+class TreeLayout:
+    """How the leaves of a parameter tree lie in one flat vector.
+
+    Attributes
+    ----------
+    treedef
+        Structure of the tree.
+    names
+        Path of each leaf, such as ``"hidden_0/kernel"``, in flattening order.
+    shapes, dtypes
+        Shape and dtype of each leaf.
+    """
+
+    treedef: Hashable
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "TreeLayout":
+        """Describe ``tree``.
+
+        Raises
+        ------
+        ProblemError
+            If the tree is empty or a leaf is not a real floating-point array.
+        """
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        if not leaves:
+            raise ProblemError(
+                "The parameter tree has no leaves. Pass the parameters of a network."
+            )
+        for path, leaf in leaves:
+            dtype = getattr(leaf, "dtype", None)
+            if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+                raise ProblemError(
+                    f"Curvature needs real floating-point parameters; {path_name(path)!r} is "
+                    f"{dtype or type(leaf).__name__}. Split non-trainable leaves off into `state`."
+                )
+        return cls(
+            treedef,
+            tuple(path_name(path) for path, _ in leaves),
+            tuple(tuple(leaf.shape) for _, leaf in leaves),
+            tuple(str(leaf.dtype) for _, leaf in leaves),
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each leaf."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def dim(self) -> int:
+        """Length of the flat vector."""
+        return sum(self.sizes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the flat vector: the widest among the leaves."""
+        return np.result_type(*[jnp.dtype(d) for d in self.dtypes])
+
+    def slices(self) -> dict[str, slice]:
+        """Return where each named leaf lies in the flat vector."""
+        ends = np.cumsum(self.sizes).tolist()
+        return {
+            name: slice(end - size, end)
+            for name, size, end in zip(self.names, self.sizes, ends, strict=True)
+        }
+
+    def ravel(self, tree: PyTree) -> Float[Array, " dim"]:
+        """Concatenate the leaves of ``tree`` into a vector of length :attr:`dim`."""
+        leaves = jax.tree.leaves(tree)
+        dtype = jnp.result_type(*leaves)
+        return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])
+
+    def unravel(self, vector: Float[Array, " dim"]) -> PyTree:
+        """Cut ``vector`` into a tree of this layout; float64 vectors give float64 leaves."""
+        wide = vector.dtype == np.float64
+        ends = np.cumsum(self.sizes)[:-1].tolist()
+        leaves = [
+            piece.reshape(shape).astype("float64" if wide else dtype)
+            for piece, shape, dtype in zip(
+                jnp.split(vector, ends), self.shapes, self.dtypes, strict=True
+            )
+        ]
+        return jax.tree_util.tree_unflatten(self.treedef, leaves)  # type: ignore[arg-type]

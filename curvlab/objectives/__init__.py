@@ -1,0 +1,9 @@
+"""Per-example losses, registered by name: ``loss(outputs, targets) -> Float[Array, " examples"]``.
+
+The mean over examples is taken by :class:`curvlab.Problem`, never here.
+"""
+
+from curvlab.objectives.registry import OBJECTIVES as OBJECTIVES
+from curvlab.objectives.supervised import accuracy as accuracy
+from curvlab.objectives.supervised import cross_entropy as cross_entropy
+from curvlab.objectives.supervised import squared_error as squared_error

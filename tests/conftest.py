@@ -1,0 +1,50 @@
+"""Settings that hold for every test: hypothesis profiles, compilation cache, strict JAX.
+
+float64 is not switched on here: users run float32, so each test says which it means (`x64`).
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before the first import of JAX, and inherited by the processes that tests start.
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax  # noqa: E402
+
+# The import hook looks the type checker up on its package.
+import tests.typechecker  # noqa: E402, F401  # pyright: ignore[reportUnusedImport]
+
+# A first call compiles, so no example has a deadline.
+hypothesis.settings.register_profile("dev", max_examples=25, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=100, print_blob=True, deadline=None)
+hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs an accelerator where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and jax.default_backend() == "cpu":
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Run one test with JAX in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def strict_jax() -> Iterator[None]:
+    """Make implicit dtype and rank promotion an error in one test."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
