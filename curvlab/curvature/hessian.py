@@ -1,0 +1,31 @@
+"""The Hessian of the objective."""
+
+import jax
+from jaxtyping import PyTree
+from typing_extensions import override
+
+from curvlab.curvature.operator import CurvatureOperator, LinearMap
+from curvlab.curvature.problem import Batch, Objective
+
+
+class Hessian(CurvatureOperator):
+    """``H = ∇² L(θ)`` of the mean loss, penalty included.
+
+    A product is a forward derivative of the gradient, linearised once: about the cost of one
+    gradient. ReLU networks have kinks that automatic differentiation does not see: the Hessian is
+    that of the piecewise smooth function.
+
+    References
+    ----------
+    Pearlmutter 1994, *Fast exact multiplication by the Hessian*.
+    """
+
+    matrix = "Hessian"
+
+    @staticmethod
+    @override
+    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+        def gradient(point: PyTree) -> PyTree:
+            return jax.grad(objective.total)(point, batch, state)
+
+        return jax.linearize(gradient, params)[1]

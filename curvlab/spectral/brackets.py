@@ -1,0 +1,67 @@
+"""Bounds on a distribution function from its first moments, in the form of Lanczos coefficients.
+
+Among all measures that share the moments fixed by ``m`` Lanczos steps and the residual, the
+extremal one at ``x`` is a quadrature rule with a node at ``x``: the sums of its weights left of
+``x``, without and with ``x`` itself, bound the distribution function there and cannot be improved
+(Chebyshev, Markov, Stieltjes).
+
+References: Karlin and Studden 1966, *Tchebycheff Systems*, chapter IV; the rule with a prescribed
+node is Golub 1973, *Some modified matrix eigenvalue problems*.
+"""
+
+from typing import Any, cast
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+
+
+def tridiagonal_eigh(
+    diagonal: Float[np.ndarray, " order"], offdiagonal: Float[np.ndarray, " order-1"]
+) -> tuple[Float[np.ndarray, " order"], Float[np.ndarray, "order order"]]:
+    """Return eigenvalues (ascending) and eigenvectors (columns) of a tridiagonal matrix."""
+    return cast(Any, scipy.linalg.eigh_tridiagonal(diagonal, offdiagonal))
+
+
+def extremal_sums(
+    diagonal: Float[np.ndarray, " order"],
+    offdiagonal: Float[np.ndarray, " order"],
+    points: Float[np.ndarray, " points"],
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Bound the distribution function of one start vector at each point.
+
+    Parameters
+    ----------
+    diagonal
+        Diagonal of the tridiagonal matrix.
+    offdiagonal
+        Its off-diagonal, followed by the residual.
+    points
+        Where to bound.
+
+    Returns
+    -------
+    Weights left of each point, without and with the point, of the rule with a node there. Cost: one
+    tridiagonal eigenproblem of order ``m + 1`` for each point.
+    """
+    m = len(diagonal)
+    low, high = np.empty(len(points)), np.empty(len(points))
+    banded = np.zeros((3, m))
+    banded[0, 1:] = banded[2, :-1] = offdiagonal[:-1]
+    last = np.zeros(m)
+    last[-1] = offdiagonal[-1] ** 2
+    scale = np.abs(diagonal).max() + np.abs(offdiagonal).max()
+    for i, x in enumerate(points):
+        banded[1] = diagonal - x
+        try:
+            corner = x + scipy.linalg.solve_banded((1, 1), banded, last)[-1]
+        except np.linalg.LinAlgError:  # x is a Ritz value: the extra node sits at infinity
+            corner = np.inf
+        if not abs(corner) < 1e12 * scale:
+            corner = 1e12 * scale
+        values, vectors = tridiagonal_eigh(np.append(diagonal, corner), offdiagonal)
+        weights = vectors[0] ** 2
+        here = int(np.argmin(np.abs(values - x)))
+        low[i] = weights[:here].sum()
+        high[i] = low[i] + weights[here]
+    return low, high

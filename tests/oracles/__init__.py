@@ -1,0 +1,1 @@
+"""Independent implementations that the library is tested against; they import nothing of it."""

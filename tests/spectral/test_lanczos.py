@@ -1,0 +1,128 @@
+"""Lanczos: the decomposition identity, orthogonality, breakdown and refusals."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curvlab.core.errors import OperatorError
+from curvlab.spectral import Diagonal, FunctionOperator, lanczos
+from curvlab.spectral.basis import filled
+from curvlab.spectral.lanczos import lanczos_restarting
+from tests.spectra import rotated, spectra
+
+KEY = jax.random.key(0)
+
+
+@given(spectra(), st.integers(1, 24), st.sampled_from([np.float32, np.float64]))
+def test_decomposition_identity_holds(eigenvalues, order, dtype):
+    op = rotated(eigenvalues, dtype=dtype)
+    run = lanczos(op, KEY, order=min(order, op.dim))
+    q = filled(run.basis).astype(np.float64)
+    t = np.diag(run.diagonal) + np.diag(run.offdiagonal, 1) + np.diag(run.offdiagonal, -1)
+    gap = op.matmat(q.astype(dtype)).astype(np.float64) - t @ q
+    scale = np.abs(eigenvalues).max() or 1.0
+    roundoff = 200 * float(np.finfo(dtype).eps)
+    assert np.linalg.norm(gap[:-1], axis=1).max(initial=0) <= roundoff * scale
+    assert abs(np.linalg.norm(gap[-1]) - run.residual) <= roundoff * scale
+    assert np.abs(q @ q.T - np.eye(run.order)).max() <= roundoff
+    assert run.orthogonality == pytest.approx(
+        np.abs(q @ q.T - np.eye(run.order)).max(), abs=roundoff
+    )
+
+
+@given(spectra())
+def test_ritz_values_stay_inside_the_spectrum_and_extremes_are_monotone(eigenvalues):
+    op = rotated(eigenvalues)
+    runs = [lanczos(op, KEY, order=m).ritz()[0] for m in range(1, 6)]
+    slack = 1e-12 * np.abs(eigenvalues).max()
+    for values in runs:
+        assert eigenvalues[0] - slack <= values[0]
+        assert values[-1] <= eigenvalues[-1] + slack
+    assert all(a[-1] <= b[-1] + slack for a, b in itertools.pairwise(runs))
+
+
+@given(spectra())
+def test_full_run_finds_every_distinct_eigenvalue_of_the_start_vector(eigenvalues):
+    op = rotated(eigenvalues)
+    run = lanczos(op, KEY, order=op.dim)
+    scale = np.abs(eigenvalues).max() or 1.0
+    distance = np.abs(run.ritz()[0][:, None] - eigenvalues[None, :]).min(1)
+    assert distance.max() <= 1e-10 * scale
+    assert run.breakdown_step is not None
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "steps"),
+    [(np.ones(24), 1), (np.r_[np.ones(20), -2 * np.ones(4)], 2), (np.zeros(24), 1)],
+    ids=["identity", "two-point", "zero"],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_breakdown_is_noticed_at_the_number_of_distinct_eigenvalues(eigenvalues, steps, dtype):
+    run = lanczos(rotated(eigenvalues, dtype=dtype), KEY, order=10)
+    assert run.breakdown_step == steps
+    assert run.order == steps
+    assert run.residual == 0
+
+
+def test_restarting_run_finds_multiplicities():
+    eigenvalues = np.repeat([3.0, 1.0, 0.0, -2.0], [3, 5, 10, 2])
+    run = lanczos_restarting(rotated(eigenvalues), KEY, order=20)
+    np.testing.assert_allclose(run.ritz()[0], np.sort(eigenvalues), atol=1e-12)
+    assert run.orthogonality < 1e-12
+
+
+def test_no_ghosts_in_float32_long_after_outliers_have_converged():
+    # P4(a): 60 % exact zeros, a bulk and ten outliers; ghosts would repeat the outliers.
+    rng = np.random.default_rng(0)
+    eigenvalues = np.r_[np.zeros(1200), 0.1 * rng.normal(size=790), np.linspace(1, 10, 10)]
+    run = lanczos(Diagonal(eigenvalues.astype(np.float32)), KEY, order=160)
+    values = run.ritz()[0]
+    assert run.orthogonality <= 1e-6
+    for outlier in np.linspace(1, 10, 10):
+        assert np.sum(np.abs(values - outlier) < 0.05) == 1
+
+
+@pytest.mark.parametrize("dim", [4096, 4097, 10_000])
+def test_vectors_of_several_panels_are_joined_as_they_were_cut(dim):
+    entries = np.linspace(-1, 2, dim)
+    run = lanczos(Diagonal(entries), KEY, order=20)
+    q = filled(run.basis)
+    assert q.shape == (20, dim)
+    np.testing.assert_allclose(q @ q.T, np.eye(20), atol=1e-13)
+    np.testing.assert_allclose((q * entries**2) @ q.T, (q * entries) @ (q * entries).T, atol=1e-12)
+
+
+def test_given_start_vector_is_used_and_said():
+    start = np.zeros(24)
+    start[3] = 2.0
+    run = lanczos(Diagonal(np.arange(24.0)), KEY, order=5, start=start)
+    assert run.diagonal.tolist() == [3.0]
+    assert run.breakdown_step == 1
+    assert not run.random
+    assert run.start_norm2 == 4.0
+
+
+def test_float32_and_float64_operators_see_the_same_start_vector():
+    values = np.linspace(0, 1, 24)
+    single = lanczos(Diagonal(values.astype(np.float32)), KEY, order=4)
+    double = lanczos(Diagonal(values), KEY, order=4)
+    np.testing.assert_allclose(single.diagonal, double.diagonal, rtol=1e-5)
+
+
+def test_order_above_dimension_is_refused_with_the_way_out():
+    with pytest.raises(OperatorError, match=r"order=200.*dimension 24.*to_dense"):
+        lanczos(Diagonal(np.ones(24)), KEY, order=200)
+
+
+def test_zero_start_vector_is_refused():
+    with pytest.raises(OperatorError, match="squared norm 0"):
+        lanczos(Diagonal(np.ones(24)), KEY, order=2, start=np.zeros(24))
+
+
+def test_products_with_nan_are_refused_at_their_step():
+    with pytest.raises(OperatorError, match="Lanczos step 1 is not finite"):
+        lanczos(FunctionOperator(lambda v: v * np.nan, 24), KEY, order=3)

@@ -1,0 +1,46 @@
+"""Traces: unbiased, exact where small, widened by noise."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+
+from curvlab.core.errors import OperatorError
+from curvlab.spectral import Diagonal, eigenpairs, trace
+from tests.spectra import rotated, spectra
+
+
+@given(spectra(dims=(5, 24)))
+def test_small_operators_are_summed_exactly(eigenvalues):
+    estimate = trace(rotated(eigenvalues), jax.random.key(0))
+    assert estimate.method == "exact"
+    slack = 1e-12 * np.abs(eigenvalues).sum()
+    assert estimate.low - slack <= eigenvalues.sum() <= estimate.high + slack
+
+
+def test_sketch_and_deflation_are_unbiased_and_remove_outliers():
+    rng = np.random.default_rng(0)
+    eigenvalues = np.r_[rng.normal(size=290) * 0.01, np.geomspace(1, 100, 10)]
+    op = Diagonal(eigenvalues)
+    pairs = eigenpairs(op, jax.random.key(9), order=60, largest=10, smallest=1)
+    total = eigenvalues.sum()
+    for settings in ({}, {"deflate": pairs}):
+        runs = [trace(op, jax.random.key(i), noise_floor=0.0, **settings) for i in range(25)]
+        values = np.array([run.value for run in runs])
+        z = (values.mean() - total) / (values.std(ddof=1) / 5)
+        assert abs(z) < 4
+    plain = trace(op, jax.random.key(0), sketch=0, noise_floor=0.0)
+    assert plain.stderr > 20 * runs[0].stderr
+    assert runs[0].matvecs == 8
+
+
+def test_noise_floor_widens_by_the_dimension():
+    op = Diagonal(np.linspace(0, 1, 300))
+    quiet = trace(op, jax.random.key(0), noise_floor=0.0)
+    noisy = trace(op, jax.random.key(0), noise_floor=1e-3)
+    assert noisy.high - quiet.high == pytest.approx(0.3)
+
+
+def test_fewer_than_eight_vectors_are_refused():
+    with pytest.raises(OperatorError, match=r"vectors=4.*vectors >= 8"):
+        trace(Diagonal(np.ones(300)), jax.random.key(0), vectors=4)
