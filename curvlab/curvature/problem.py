@@ -60,8 +60,11 @@ class Objective:
             self.predict(params, inputs) if state is None else self.predict(params, inputs, state)
         )
 
-    def losses(self, params: PyTree, batch: Batch, state: PyTree) -> Float[Array, " examples"]:
-        """Return one loss per example (the batch mean repeated, for a scalar loss)."""
+    def losses(self, params: PyTree, batch: Batch, state: PyTree) -> Array:
+        """Return one loss per example (the batch mean repeated, for a scalar loss).
+
+        That it *is* one per example is checked by :class:`Problem`, not by the annotation.
+        """
         if self.predict is None:
             mean = self.loss(params, (batch.inputs, batch.targets))
             return jnp.broadcast_to(mean, batch.weights.shape)
@@ -91,9 +94,6 @@ def _total(objective: Objective, params: PyTree, batch: Batch, state: PyTree) ->
 @partial(jax.jit, static_argnames="objective")
 def _gradient(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> PyTree:
     return jax.grad(objective.total)(params, batch, state)
-
-
-BatchLike = tuple[PyTree, PyTree] | tuple[PyTree, PyTree, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class Problem:
     predict: Callable[..., PyTree] | None
     loss: Callable[..., Array]
     params: PyTree
-    batch: BatchLike | list[Any] | Callable[[], Iterable[Any]]
+    batch: tuple[Any, ...] | list[Any] | Callable[[], Iterable[Any]]
     state: PyTree = None
     weights: Any = None
     penalty: Callable[[PyTree], Array] | None = None

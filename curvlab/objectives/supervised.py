@@ -1,6 +1,7 @@
 """Losses of classification and regression, one value per example."""
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num
 
@@ -9,7 +10,8 @@ from curvlab.objectives.registry import OBJECTIVES
 
 @OBJECTIVES.register("cross_entropy")
 def cross_entropy(
-    outputs: Float[Array, "examples classes"], targets: Int[Array, " examples"]
+    outputs: Float[Array | np.ndarray, "examples classes"],
+    targets: Int[Array | np.ndarray, " examples"],
 ) -> Float[Array, " examples"]:
     """Softmax cross-entropy ``-log softmax(outputs)[target]`` of integer class labels."""
     return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
@@ -17,15 +19,17 @@ def cross_entropy(
 
 @OBJECTIVES.register("squared_error")
 def squared_error(
-    outputs: Float[Array, "examples *output"], targets: Num[Array, "examples *output"]
+    outputs: Float[Array | np.ndarray, "examples *output"],
+    targets: Num[Array | np.ndarray, "examples *output"],
 ) -> Float[Array, " examples"]:
     """Squared error ``mean_c (f_c - y_c)²``: mean over outputs, without a factor ½."""
-    squares = jnp.square(outputs - targets)
+    squares = jnp.square(jnp.asarray(outputs) - targets)
     return squares.reshape(squares.shape[0], -1).mean(axis=1)
 
 
 def accuracy(
-    outputs: Float[Array, "examples classes"], targets: Int[Array, " examples"]
+    outputs: Float[Array | np.ndarray, "examples classes"],
+    targets: Int[Array | np.ndarray, " examples"],
 ) -> Float[Array, " examples"]:
     """Return 1 for each example whose largest output is its label, else 0."""
     return (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)

@@ -199,8 +199,13 @@ def _intervals(
 ) -> tuple[Any, Any, Any]:
     """Merge pairs with overlapping intervals until the clusters are disjoint."""
     groups = [[index] for index in range(len(values))]
+    gram = differences @ differences.T
     while True:
-        radii = [float(np.linalg.norm(differences[g], ord=2)) + noise_floor for g in groups]
+        # ‖R‖₂ from the small Gram matrix: an SVD of the tall R would cost as much as a product.
+        radii = [
+            float(np.linalg.eigvalsh(gram[np.ix_(g, g)])[-1].clip(0) ** 0.5) + noise_floor
+            for g in groups
+        ]
         for i in range(len(groups) - 1):  # values descend, so only neighbours can overlap first
             if values[groups[i][-1]] - radii[i] <= values[groups[i + 1][0]] + radii[i + 1]:
                 groups[i : i + 2] = [groups[i] + groups[i + 1]]

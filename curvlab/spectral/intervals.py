@@ -57,6 +57,7 @@ def count_bounds(
         above = np.full(share.shape, dim, np.int64)  # and holds here
         while np.any(above - below > 1):
             middle = (below + above) // 2
+            middle = np.where(above - below > 1, middle, above)  # found already
             holds = upper_tail(middle, share) >= tail
             above, below = np.where(holds, middle, above), np.where(holds, below, middle)
         return above / dim

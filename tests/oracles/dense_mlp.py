@@ -36,7 +36,7 @@ def _activation(name, z):
 def forward(theta, x, sizes, activation):
     """Return logits, layer inputs and activation slopes."""
     arrays = unflatten(theta, sizes)
-    inputs, slopes, hidden = [], [], x
+    inputs, slopes, hidden, z = [], [], x, x
     for layer in range(len(sizes) - 1):
         inputs.append(hidden)
         z = hidden @ arrays[2 * layer] + arrays[2 * layer + 1]
@@ -85,7 +85,7 @@ def hessian(theta, x, y, sizes, activation):
     for j in range(n):
         shifted = theta.astype(complex)
         shifted[j] += 1e-30j
-        matrix[j] = gradient(shifted, x, y, sizes, activation).imag / 1e-30
+        matrix[j] = np.imag(gradient(shifted, x, y, sizes, activation)) / 1e-30
     return (matrix + matrix.T) / 2
 
 

@@ -1,7 +1,7 @@
 """Do the intervals hold the truth as often as they say? Simulated on operators with known spectra.
 
-Every draw goes through the public estimators; diagonal operators keep it at milliseconds. The one-sided 95 %
-Clopper-Pearson bound of the coverage must be at least 0.93 for nominal 95 %.
+Every draw goes through the public estimators; diagonal operators keep it at milliseconds. The
+one-sided 95 % Clopper-Pearson bound of the coverage must be at least 0.93 for nominal 95 %.
 """
 
 import jax

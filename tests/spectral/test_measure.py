@@ -1,5 +1,7 @@
 """Spectral measures: quadrature exactness, brackets, bands, refusals, storage."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -136,7 +138,7 @@ def test_given_start_vectors_claim_nothing_about_the_spectrum():
 
 def test_noise_floor_widens_the_bracket():
     run = lanczos(Diagonal(np.linspace(-1, 1, 200)), KEY, order=20)
-    settings = {"dim": 200, "matvecs": 20, "estimand": "test"}
+    settings: dict[str, Any] = {"dim": 200, "matvecs": 20, "estimand": "test"}
     quiet = SpectralMeasure.from_lanczos([run], noise_floor=0.0, **settings)
     noisy = SpectralMeasure.from_lanczos([run], noise_floor=0.05, **settings)
     assert noisy.cdf(0.0).low < quiet.cdf(0.0).low

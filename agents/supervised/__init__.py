@@ -1,0 +1,1 @@
+"""Supervised learning on a stream of tasks: data sets, streams and the learner."""

@@ -1,0 +1,1 @@
+"""The ``curvlab`` command. Nothing here computes; heavy imports happen inside the commands."""

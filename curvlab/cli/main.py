@@ -1,0 +1,198 @@
+"""Entry point of ``curvlab``: its commands, their options, and what becomes of errors.
+
+Exit codes: 0 for success, 2 for a command that could not be carried out, 3 for one that was, but
+met damaged or unusable checkpoints, 130 for Ctrl-C.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import curvlab
+from curvlab.core.errors import CurvlabError
+
+REFUSED = 2
+DAMAGED = 3
+INTERRUPTED = 130
+# What rich returns as well when nobody reads the output any more.
+UNREAD = 1
+
+Operator = Literal["hessian", "gauss_newton"]
+Paths = tyro.conf.Positional[tuple[Path, ...]]
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def inspect(paths: Paths) -> int:
+    """List what runs hold and check every file against its manifest.
+
+    Parameters
+    ----------
+    paths
+        Runs, or studies of runs.
+    """
+    from curvlab.cli.inspection import inspect_runs
+
+    return inspect_runs(paths)
+
+
+@app.command
+def analyze(
+    paths: Paths,
+    *,
+    diagnostics: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME ...")] = None,
+    operator: Operator | None = None,
+    steps: tuple[int, ...] | None = None,
+    probe_sets: tuple[str, ...] = ("current", "next"),
+    budget: Annotated[str | None, tyro.conf.arg(metavar="10m")] = None,
+    spectra: int = 16,
+    order: int = 40,
+    vectors: int = 2,
+) -> int:
+    """Measure curvature and plasticity of all checkpoints; what is stored is not repeated.
+
+    Parameters
+    ----------
+    paths
+        Runs, or studies of runs.
+    diagnostics
+        Which ones: performance, ranks, spectrum, units, weights, or those of plug-ins; all of these
+        by default.
+    operator
+        Matrix of the spectra; by default the Hessian, and Gauss-Newton at the task ends.
+    steps
+        Measure everything at these checkpoints and nothing elsewhere.
+    probe_sets
+        The data: current (task just learnt), next (unseen task), or names of probe sets.
+    budget
+        Time to spend (90s, 10m, 1.5h); the most telling checkpoints come first.
+    spectra
+        Checkpoints per run that get a spectrum.
+    order
+        Lanczos steps for each start vector.
+    vectors
+        Start vectors of each spectrum.
+    """
+    from curvlab.cli.analysis import analyze_runs
+
+    return analyze_runs(
+        paths,
+        diagnostics=diagnostics,
+        operator=operator,
+        steps=steps,
+        probe_sets=probe_sets,
+        budget=budget,
+        spectra=spectra,
+        order=order,
+        vectors=vectors,
+    )
+
+
+@app.command
+def spectrum(
+    path: tyro.conf.Positional[Path],
+    *,
+    step: int,
+    operator: Operator = "hessian",
+    probe_set: str = "current",
+    order: int = 40,
+    vectors: int = 2,
+    save: Path | None = None,
+) -> int:
+    """Print and draw the spectrum of one checkpoint; it is measured if it is not stored yet.
+
+    Parameters
+    ----------
+    path
+        A run.
+    step
+        Step of the checkpoint.
+    operator
+        The matrix.
+    probe_set
+        The data: current, next, or the name of a probe set.
+    order
+        Lanczos steps for each start vector.
+    vectors
+        Start vectors.
+    save
+        The picture (.png or .pdf); RUN/figures/spectrum-OPERATOR-STEP-PROBE_SET.png by default.
+    """
+    from curvlab.cli.spectrum import show_spectrum
+
+    return show_spectrum(
+        path,
+        step=step,
+        operator=operator,
+        probe_set=probe_set,
+        order=order,
+        vectors=vectors,
+        save=save,
+    )
+
+
+@app.command
+def compare(
+    paths: Paths,
+    *,
+    probe_set: str = "current",
+    by: str = "arm",
+) -> int:
+    """Print the analysed checkpoints of several runs in one table.
+
+    Parameters
+    ----------
+    paths
+        Analysed runs, or studies of runs.
+    probe_set
+        The data: current, next, or the name of a probe set.
+    by
+        What tells arms apart: arm, or the name of an entry of the runs' config.
+    """
+    from curvlab.cli.comparison import compare_runs
+
+    return compare_runs(paths, probe_set=probe_set, by=by)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; deliberate errors become one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        sys.stdout.write(f"curvlab {curvlab.__version__}\n")
+        return 0
+    try:
+        code = app.cli(
+            prog="curvlab",
+            description="What does the loss landscape of a checkpoint look like, and can this "
+            "network still learn?",
+            args=arguments,
+        )
+        sys.stdout.flush()
+        return int(code)
+    except CurvlabError as error:
+        return _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        _say("Interrupted. What was finished is stored; the same command goes on from there.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Otherwise the interpreter complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+
+
+def _fail(message: str) -> int:
+    _say(f"curvlab: {message}")
+    return REFUSED
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Largest and smallest Hessian eigenvalue, beside dead units and accuracy, over training.
+
+Eigenvalues come with the interval that their residual certifies; hollow markers are pairs that
+have not converged or whose interval contains zero. Every seed of an arm is drawn.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from curvlab.plots import (
+    SeriesStyle,
+    plot_intervals,
+    plot_task_boundaries,
+    set_eigenvalue_scale,
+    style,
+)
+from curvlab.plots.style import FULL_WIDTH, NEUTRAL
+from curvlab.spectral import SignedLogAxis
+from figures.study import EIGENVALUE, Eigenvalue, Study
+from figures.style import arm_styles, draw_curve, eigenvalue_axis, hollow_handle, label_steps
+
+_ENDS = {"largest-1": "largest", "smallest-1": "smallest"}
+
+
+def draw(study: Study) -> dict[str, Figure]:
+    """Draw the figure from the training log and the analysis."""
+    study.require(
+        "sharpness",
+        curves=("accuracy", "dead_fraction"),
+        results=("hessian_nodes", *EIGENVALUE),
+    )
+    styles = arm_styles(study)
+    with style():
+        figure = Figure(figsize=(FULL_WIDTH, 4.2), layout="constrained")
+        panels = figure.subplots(2, 2, sharex=True)
+        axis = eigenvalue_axis(study.runs)
+        for ax, (pair, name) in zip(panels[:, 0], _ENDS.items(), strict=True):
+            values: list[float] = []
+            for run in study.runs:
+                values += _draw_pair(ax, run.eigenvalue(pair), styles[run.arm])
+            _scale(ax, axis, values)
+            ax.set_title(f"{name} Hessian eigenvalue")
+            ax.set_ylabel("eigenvalue")
+        for ax, variable, name, unit in (
+            (panels[0, 1], "dead_fraction", "dead units", "fraction of units"),
+            (panels[1, 1], "accuracy", "training accuracy", "fraction of examples"),
+        ):
+            for run in study.runs:
+                alone = len(study.arms[run.arm]) == 1
+                draw_curve(ax, run, variable, styles[run.arm], alone=alone)
+            ax.set_ylim(0, 1.04)
+            ax.set_title(name)
+            ax.set_ylabel(unit)
+        for ax in panels.flat:
+            plot_task_boundaries(ax, study.runs[0].boundaries)
+        for ax in panels[1]:
+            label_steps(ax)
+        handles = [
+            Line2D(
+                [], [], color=s.colour, linestyle=s.line, marker=s.marker, label=study.title(arm)
+            )
+            for arm, s in styles.items()
+        ]
+        handles += hollow_handle(figure)
+        handles.append(
+            Line2D([], [], color=NEUTRAL, linestyle="--", linewidth=0.6, label="new labels")
+        )
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=len(handles) if len(handles) < 4 else 2,
+        )
+    return {"": figure}
+
+
+def _draw_pair(ax: Axes, found: Eigenvalue, series: SeriesStyle) -> list[float]:
+    plot_intervals(
+        ax,
+        found.steps,
+        found.values,
+        found.low,
+        found.high,
+        series=series,
+        settled=found.settled,
+    )
+    return [*found.low.tolist(), *found.high.tolist()]
+
+
+def _scale(ax: Axes, axis: SignedLogAxis, values: list[float]) -> None:
+    """Show zero and all interval ends, with some room."""
+    ends = axis.forward(np.array([min([*values, 0.0]), max([*values, 0.0])]))
+    room = 0.06 * (ends[1] - ends[0])
+    low, high = axis.inverse(ends + np.array([-room, room]))
+    set_eigenvalue_scale(ax, axis, limits=(float(low), float(high)), which="y", ticks=7)
+    ax.axhline(0, color=NEUTRAL, linewidth=0.5)

@@ -1,0 +1,72 @@
+"""kill -9 at random moments: the restarted analysis ends with the bits of an undisturbed one."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from curvlab.runs import open_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(path: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "tests.analysis.killing", str(path)]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+def stored(path: Path) -> dict[str, xr.Dataset]:
+    """Return all results of a run without attributes."""
+    run = open_run(path)
+    return {
+        file.path.name: found.drop_attrs()
+        for file in run.results()
+        if (found := run.read_result(file.diagnostic, file.step, file.probe_set, file.key))
+        is not None
+    }
+
+
+def kill_and_restart(built: Path, tmp_path: Path, kills: int) -> None:
+    undisturbed = Path(shutil.copytree(built, tmp_path / "undisturbed"))
+    begin = time.monotonic()
+    assert start(undisturbed).wait() == 0
+    lasted = time.monotonic() - begin
+    expected = stored(undisturbed)
+    assert len(expected) == 8 * 4
+    # Moments between the first result and the end, and some before it.
+    moments = random.Random(0)
+    killed = Path(shutil.copytree(built, tmp_path / "killed"))
+    interrupted = 0
+    for _ in range(kills):
+        process = start(killed)
+        try:
+            process.wait(timeout=lasted * moments.uniform(0.3, 0.95))
+            # Everything was done: begin again, so that the next kill meets work under way.
+            shutil.rmtree(killed / "results")
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            interrupted += 1
+    assert interrupted
+    assert start(killed).wait() == 0
+    found = stored(killed)
+    assert found.keys() == expected.keys()
+    for name, dataset in expected.items():
+        assert found[name].identical(dataset), name
+    assert not [path for path in (killed / "results").iterdir() if ".tmp" in path.name]
+    assert open_run(killed).verify() == ()
+
+
+def test_killed_three_times(built: Path, tmp_path: Path) -> None:
+    kill_and_restart(built, tmp_path, 3)
+
+
+@pytest.mark.long
+def test_killed_ten_times(built: Path, tmp_path: Path) -> None:
+    kill_and_restart(built, tmp_path, 10)
