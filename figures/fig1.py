@@ -16,8 +16,10 @@ ACCURACY, DEAD = SERIES[1], SERIES[0]
 
 
 def draw(study: Study) -> dict[str, Figure]:
-    """Draw the figure from the training log."""
+    """Draw the figure: accuracy from the training log, dead units from the analysis."""
     study.require("fig1", curves=("accuracy", "dead_fraction"))
+    dead = [run.curve("dead_fraction")[1].max() for runs in study.arms.values() for run in runs]
+    ceiling = max(0.8, *dead)  # the paper's axis, unless the data need more
     columns = min(len(study.arms), 2)
     rows = -(-len(study.arms) // columns)
     with style():
@@ -32,7 +34,7 @@ def draw(study: Study) -> dict[str, Figure]:
             plot_task_boundaries(ax, runs[0].boundaries)
             ax.set_title(study.title(runs[0].arm))
             ax.set_ylim(0, 1.04)
-            twin.set_ylim(0, 1.04 * 0.8)
+            twin.set_ylim(0, 1.04 * ceiling)
             label_steps(ax)
             # The inner axes would only repeat the outer ones.
             if number % columns == 0:

@@ -47,7 +47,7 @@ def digits(examples):
 
 
 @cache
-def trained(steps, examples=500):
+def trained(steps, examples=100):
     """Return parameters after full-batch Adam on digits."""
     inputs, targets = digits(examples)
     params = init(SIZES)
@@ -66,7 +66,7 @@ def trained(steps, examples=500):
     return params
 
 
-def problem(steps=60, examples=500, dtype=np.float32):
+def problem(steps=60, examples=100, dtype=np.float32):
     """Return the digits problem at a trained point; call it inside `float64()` for float64."""
     inputs, targets = digits(examples)
     params = jax.tree.map(
@@ -83,7 +83,7 @@ def flat(params):
 
 
 @cache
-def dense(steps, examples=500, sizes=SIZES):
+def dense(steps, examples=100, sizes=SIZES):
     """Return eigenvalues (ascending) and matrix of the dense Hessian, built without JAX."""
     inputs, targets = digits(examples)
     matrix = dense_mlp.hessian(

@@ -22,7 +22,7 @@ from agents.state import Tally, TrainState
 from agents.supervised.data import load
 from agents.supervised.streams import Stream, build_stream, task_name
 from curvlab.networks import Predict, build_network
-from curvlab.objectives import OBJECTIVES, accuracy
+from curvlab.objectives import accuracy, build_objective
 from curvlab.objectives.registry import Loss
 from curvlab.runs.optimisers import build_optimiser
 
@@ -224,7 +224,7 @@ def build_learner(
     images = load(settings.data, settings.examples, directory)
     rule = Rule(
         predict=Predict(build_network(settings.network)),
-        loss=OBJECTIVES[settings.objective.name],
+        loss=build_objective(settings.objective),
         optimiser=build_optimiser(settings.optimiser),
         batch=settings.batch,
     )

@@ -32,7 +32,9 @@ def analyze(
         default the cheap ones at every checkpoint, the Hessian's spectrum at up to 16 checkpoints,
         and the Gauss-Newton matrix's at the task ends.
     probe_sets
-        ``"current"`` (the task just learnt), ``"next"`` (the next, unseen one), or names.
+        ``"current"`` (the task just learnt), ``"next"`` (the next, unseen one), or names. Spectra
+        are measured on the first one wherever they are measured, on the others at the start and the
+        task ends.
     operator
         ``"hessian"`` or ``"gauss_newton"``: the matrix of ``"spectrum"``.
     steps

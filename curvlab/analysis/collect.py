@@ -15,7 +15,8 @@ from curvlab.analysis.survey import OK
 from curvlab.core.errors import RunError
 from curvlab.plasticity.registry import settings_of
 from curvlab.runs import Run
-from curvlab.runs.files import write_atomic
+from curvlab.runs.files import Lock, remove_stale, write_atomic
+from curvlab.runs.layout import Layout
 from curvlab.runs.results import read_netcdf, to_netcdf
 from curvlab.spectral import SpectralMeasure
 
@@ -62,8 +63,19 @@ def collect(plan: Plan, outcome: Outcome) -> xr.Dataset:
     dataset = _merge(pieces, list(status), plan.probe_sets, tasks, status)
     dataset = dataset.assign_attrs(_attributes(pieces, settings))
     if complete and pieces:
-        write_atomic(_merged_file(plan.run), to_netcdf(dataset.assign_attrs(sources=sources)))
+        _write_merged(plan.run, dataset.assign_attrs(sources=sources))
     return dataset
+
+
+def _write_merged(run: Run, dataset: xr.Dataset) -> None:
+    layout = Layout(run.path)
+    data = to_netcdf(dataset)
+    lock = Lock(layout.results_lock, wait=True)
+    try:
+        remove_stale(layout.results)
+        write_atomic(_merged_file(run), data)
+    finally:
+        lock.release()
 
 
 def _fits(merged: xr.Dataset, plan: Plan, status: Mapping[int, str]) -> bool:
@@ -75,7 +87,7 @@ def _fits(merged: xr.Dataset, plan: Plan, status: Mapping[int, str]) -> bool:
 
 
 def _merged_file(run: Run) -> Path:
-    return run.path / "results" / "merged.nc"
+    return Layout(run.path).results / "merged.nc"
 
 
 def _sources(run: Run) -> list[str]:

@@ -6,7 +6,8 @@ the same call goes on from there. A checkpoint that cannot be measured does not 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import groupby
 
 import xarray as xr
@@ -15,6 +16,7 @@ import curvlab
 from curvlab.analysis.plan import Measurement, Plan
 from curvlab.analysis.survey import role_of
 from curvlab.core.errors import OperatorError, ProblemError, RunError
+from curvlab.curvature import Problem
 from curvlab.plasticity.registry import settings_of
 from curvlab.runs import Checkpoint
 
@@ -65,6 +67,24 @@ class Outcome:
     measured: dict[Measurement, xr.Dataset]
 
 
+class _Remembering(Checkpoint):
+    """A checkpoint that builds the problem of each probe set once for all its diagnostics."""
+
+    @cached_property
+    def _problems(self) -> dict[str, Problem]:
+        return {}
+
+    def problem(self, probe_set: str = "current") -> Problem:
+        if probe_set not in self._problems:
+            self._problems[probe_set] = super().problem(probe_set)
+        return self._problems[probe_set]
+
+
+def _remembering(checkpoint: Checkpoint) -> Checkpoint:
+    values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    return _Remembering(**values)
+
+
 def execute(plan: Plan, progress: Callable[[Progress], None] | None = None) -> Outcome:
     """Make and store all measurements of a plan that are not stored yet.
 
@@ -97,7 +117,7 @@ def execute(plan: Plan, progress: Callable[[Progress], None] | None = None) -> O
             failure = ""
             try:
                 # One checkpoint at a time: its parameters are let go with the group.
-                checkpoint = checkpoint or plan.run.checkpoint(step)
+                checkpoint = checkpoint or _remembering(plan.run.checkpoint(step))
                 measured[item] = measure(plan, item, checkpoint)
             except (RunError, ProblemError, OperatorError) as error:
                 failure = failures[step] = str(error)

@@ -182,9 +182,11 @@ def make_plan(
         An open run.
     diagnostics
         Names or instances; by default the cheap diagnostics at every checkpoint, the Hessian's
-        spectrum at up to ``spectra`` and the Gauss-Newton matrix's at the task ends.
+        spectrum at up to ``spectra`` (start, task ends, task switches, the rest evenly spread) and
+        the Gauss-Newton matrix's at the task ends.
     probe_sets
-        Roles (``"current"``, ``"next"``) or names of probe sets.
+        Roles (``"current"``, ``"next"``) or names of probe sets. Spectra are measured on the first
+        one everywhere, on the others at the start and the task ends.
     operator
         Matrix of the spectrum diagnostic.
     steps
@@ -245,7 +247,9 @@ def _measurements(
     hashes = {name: run.probe_sets.hash(name) for name in run.probe_sets}
     stored = {(r.diagnostic, r.step, r.probe_set, r.key) for r in run.results()}
 
-    def of(step: int, diagnostic: Diagnostic) -> list[Measurement]:
+    def of(
+        step: int, diagnostic: Diagnostic, probe_sets: Sequence[str] = probe_sets
+    ) -> list[Measurement]:
         entry = by_step[step]
         roles: dict[str, list[str]] = {}
         if diagnostic.on_probe_set:
@@ -266,6 +270,8 @@ def _measurements(
     cheap = [d for d in diagnostics if not d.products(entries[0].dim)]
     costly = [d for d in diagnostics if d.products(entries[0].dim)]
     wanted = {d: set(_steps(d, diagnostics, marks, spectra)) for d in costly}
+    # Curvature on further probe sets is worth its price where a task has been learnt.
+    both = {*marks.ends, *marks.start} if spectra is not None else set(by_step)
     return [
         *(item for step in by_step for d in cheap for item in of(step, d)),
         *(
@@ -273,7 +279,7 @@ def _measurements(
             for step in marks.priority
             for d in costly
             if step in wanted[d]
-            for item in of(step, d)
+            for item in of(step, d, probe_sets if step in both else probe_sets[:1])
         ),
     ]
 

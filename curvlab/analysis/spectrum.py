@@ -61,8 +61,8 @@ class Spectrum:
     largest, smallest
         Eigenpairs at each end.
     relative_floor
-        The negative fraction counts eigenvalues below ``-relative_floor × max |θ|`` (or below the
-        noise floor, if that is larger): closer to zero the share is not measurable.
+        The negative fraction counts eigenvalues below ``-relative_floor × max |θ|`` (or below twice
+        the noise floor, if that is larger): closer to zero the share is not measurable.
     seed
         Seed of the start vectors, the same ones for every checkpoint, so that differences between
         checkpoints vary less than levels.
@@ -140,7 +140,8 @@ class Spectrum:
             deflate=pairs,
             noise_floor=floor,
         )
-        threshold = max(floor, self.relative_floor * float(np.abs(measure.nodes).max()))
+        # The estimate looks one noise floor to both sides; zero must stay outside.
+        threshold = max(2 * floor, self.relative_floor * float(np.abs(measure.nodes).max()))
         negative = measure.negative_fraction(threshold)
         data = {
             **_measure_variables(measure, self.order),

@@ -68,7 +68,8 @@ def analyze(
     steps
         Measure everything at these checkpoints and nothing elsewhere.
     probe_sets
-        The data: current (task just learnt), next (unseen task), or names of probe sets.
+        The data: current (task just learnt), next (unseen task), or names of probe sets; spectra
+        use the first one everywhere, the others at the start and the task ends.
     budget
         Time to spend (90s, 10m, 1.5h); the most telling checkpoints come first.
     spectra

@@ -82,8 +82,8 @@ class TreeLayout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the flat vector: the widest among the leaves."""
-        return np.result_type(*[jnp.dtype(d) for d in self.dtypes])
+        """Dtype of the flat vector: the widest among the leaves, float32 at least."""
+        return np.dtype(np.float64 if "float64" in self.dtypes else np.float32)
 
     def slices(self) -> dict[str, slice]:
         """Return where each named leaf lies in the flat vector."""
@@ -96,12 +96,15 @@ class TreeLayout:
     def ravel(self, tree: PyTree) -> Float[Array, " dim"]:
         """Concatenate the leaves of ``tree`` into a vector of length :attr:`dim`."""
         leaves = jax.tree.leaves(tree)
-        dtype = jnp.result_type(*leaves)
+        dtype = jnp.result_type(np.float32, *leaves)
         return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])
 
     def unravel(self, vector: Float[Array, " dim"]) -> PyTree:
-        """Cut ``vector`` into a tree of this layout; float64 vectors give float64 leaves."""
-        wide = vector.dtype == np.float64
+        """Cut ``vector`` into a tree of this layout.
+
+        Vectors wider than :attr:`dtype` give leaves of their own dtype.
+        """
+        wide = vector.dtype == np.float64 and self.dtype != np.float64
         ends = np.cumsum(self.sizes)[:-1].tolist()
         leaves = [
             piece.reshape(shape).astype("float64" if wide else dtype)

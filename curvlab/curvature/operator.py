@@ -17,11 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
-from curvlab.core.errors import ProblemError
 from curvlab.core.precision import exact_matmul, float64
 from curvlab.core.trees import TreeLayout
 from curvlab.curvature.problem import Batch, Objective, Problem
-from curvlab.curvature.sentinel import check_deterministic
+from curvlab.curvature.sentinel import check_deterministic, computes_in_float64
 from curvlab.spectral.operator import SymmetricOperator
 
 LinearMap = Callable[[PyTree], PyTree]
@@ -155,18 +154,19 @@ class CurvatureOperator(SymmetricOperator):
 
     @override
     def reference(self) -> "CurvatureOperator | None":
-        """Return this matrix in float64; if it is there already, with sums in another order."""
+        """Return this matrix in float64.
+
+        If it is there already, or the user's code casts to something narrower, return it with its
+        sums in another order.
+        """
         return self._reference
 
     @cached_property
     def _reference(self) -> "CurvatureOperator | None":
         if self.dtype != np.float64:
             with float64():
-                try:
-                    twin = type(self)(self.problem.promoted())
-                    if twin.product(jnp.ones(twin.dim, jnp.float64)).dtype == jnp.float64:
-                        return twin
-                except (TypeError, ProblemError):
-                    pass  # code that insists on float32: compare two orders of summation instead
+                promoted = self.problem.promoted()
+                if computes_in_float64(promoted):
+                    return type(self)(promoted)
         reordered = self.problem.reordered()
         return None if reordered is self.problem else type(self)(reordered)

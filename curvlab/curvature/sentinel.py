@@ -1,12 +1,13 @@
 """Checks that run before any spectrum: the loss is finite, and the same every time."""
 
+import re
 from collections.abc import Hashable
 
 import jax
 import numpy as np
 
 from curvlab.core.errors import ProblemError
-from curvlab.curvature.problem import Problem
+from curvlab.curvature.problem import Batch, Problem
 
 SAMPLE = 8
 """Examples on which the loss is evaluated eagerly, twice."""
@@ -14,6 +15,8 @@ SAMPLE = 8
 
 _verified: set[Hashable] = set()
 """Combinations of functions and shapes that passed; like jit's cache, it only saves work."""
+
+_float64: dict[Hashable, bool] = {}
 
 
 def check_deterministic(problem: Problem) -> None:
@@ -37,10 +40,7 @@ def check_deterministic(problem: Problem) -> None:
         )
     if not np.isclose(first, second, rtol=1e-5, atol=1e-12):
         raise _not_deterministic(problem, first, second)
-    batch = next(iter(problem.batches()))
-    few = jax.tree.map(lambda leaf: leaf[:SAMPLE], batch)
-    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(few))
-    key = (problem.objective, problem.layout, shapes)
+    few, key = _few(problem)
     if key in _verified:
         return
     with problem.precision():
@@ -50,6 +50,29 @@ def check_deterministic(problem: Problem) -> None:
     if first != second and not (np.isnan(first) and np.isnan(second)):
         raise _not_deterministic(problem, first, second)
     _verified.add(key)
+
+
+def computes_in_float64(problem: Problem) -> bool:
+    """Whether the loss of a promoted problem is float64 throughout, with no cast inside.
+
+    Traces the loss of a few examples (once for each combination of functions and shapes) and looks
+    for narrower floats in the program. Call it inside :func:`curvlab.core.precision.float64`.
+    """
+    few, key = _few(problem)
+    if key not in _float64:
+        try:
+            program = jax.make_jaxpr(problem.objective.total)(problem.params, few, problem.state)
+            _float64[key] = not re.search(r"\b(bf16|f16|f32|f8\w*)\[", str(program))
+        except TypeError:  # code that insists on one dtype
+            _float64[key] = False
+    return _float64[key]
+
+
+def _few(problem: Problem) -> tuple[Batch, Hashable]:
+    """Return some examples, and a key for the functions and shapes they exercise."""
+    few: Batch = jax.tree.map(lambda leaf: leaf[:SAMPLE], next(iter(problem.batches())))
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(few))
+    return few, (problem.objective, problem.layout, shapes)
 
 
 def _not_deterministic(problem: Problem, first: float, second: float) -> ProblemError:

@@ -4,6 +4,7 @@ The mean over examples is taken by :class:`curvlab.Problem`, never here.
 """
 
 from curvlab.objectives.registry import OBJECTIVES as OBJECTIVES
+from curvlab.objectives.registry import build_objective as build_objective
 from curvlab.objectives.supervised import accuracy as accuracy
 from curvlab.objectives.supervised import cross_entropy as cross_entropy
 from curvlab.objectives.supervised import squared_error as squared_error

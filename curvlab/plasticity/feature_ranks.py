@@ -52,7 +52,8 @@ def ranks_of(
         return RankStatistics(feature_rank, 0, 0.0, 0.0, sigma)
     share = sigma / total
     positive = share[share > 0]
-    srank = int(np.argmax(np.cumsum(sigma) >= (1 - delta) * total)) + 1
+    cumulative = np.cumsum(sigma)
+    srank = int(np.argmax(cumulative >= (1 - delta) * cumulative[-1])) + 1
     effective = float(np.exp(-np.sum(positive * np.log(positive))))
     relative = sigma / sigma[0]
     return RankStatistics(feature_rank, srank, effective, float(np.sum(relative**2)), sigma)
@@ -65,17 +66,19 @@ def _last(found: Recorder, arguments: Arguments) -> Float[Array, "examples featu
 
 
 def feature_singular_values(problem: Problem) -> Float[np.ndarray, " values"]:
-    """Return the singular values of ``Phi/√n``, with ``Phi`` the last hidden activations.
+    """Return the singular values of ``Phi/√n``, descending; ``Phi``: the last hidden activations.
 
-    Positions of a convolution are features of their own. The matrix is never held: its triangular
-    factor is updated piece by piece in float64, which takes ``d²`` numbers.
+    Positions of a convolution are features of their own. The matrix is never held: ``PhiᵀPhi`` is
+    summed piece by piece in float64, which takes ``d²`` numbers and is several times faster than a
+    factorisation of ``Phi``. Values below ``√(d ε) ≈ 1e-7`` of the largest are beyond its precision
+    and count as zero, which moves none of the ranks.
 
     Raises
     ------
     ProblemError
-        If the network has no identifiable hidden activation.
+        If the network has no identifiable hidden activation, or an activation is not finite.
     """
-    factor: np.ndarray | None = None
+    gram: np.ndarray | None = None
     examples = 0
     with problem.precision():
         for found, arguments, count in recordings(problem):
@@ -85,11 +88,12 @@ def feature_singular_values(problem: Problem) -> Float[np.ndarray, " values"]:
                     "Ranks were asked for of features that hold NaN or infinity: the forward pass "
                     "overflows. Check the parameters and the data, or use an earlier checkpoint."
                 )
-            stacked = piece if factor is None else np.concatenate([factor, piece])
-            factor = np.asarray(np.linalg.qr(stacked, mode="r"))
+            gram = piece.T @ piece if gram is None else gram + piece.T @ piece
             examples += count
-    assert factor is not None  # a problem holds at least one example
-    return np.linalg.svd(factor, compute_uv=False) / np.sqrt(examples)
+    assert gram is not None  # a problem holds at least one example
+    squares = np.linalg.eigvalsh(gram)[::-1] / examples
+    squares[squares < len(squares) * np.finfo(np.float64).eps * squares[0]] = 0.0
+    return np.sqrt(squares[: min(examples, len(squares))])
 
 
 def ranks(problem: Problem, *, epsilon: float = 0.01, delta: float = 0.01) -> RankStatistics:
@@ -111,7 +115,7 @@ def ranks(problem: Problem, *, epsilon: float = 0.01, delta: float = 0.01) -> Ra
 
     Notes
     -----
-    One forward pass and a QR factorisation of n × d numbers in float64. All four are unchanged by
+    One forward pass, ``n d²`` and ``d³`` flops in float64 for d features. All four are unchanged by
     orthogonal maps of the features; all but ``feature_rank`` are unchanged by scaling.
 
     References

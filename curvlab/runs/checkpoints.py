@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +148,9 @@ class Checkpoint:
                 f"Step {self.step} of {self.layout.root} names no objective. Pass yours: "
                 "open_run(path, predict=..., loss=...)."
             )
-        return _objective(self.objective.name, json.dumps(dict(self.objective.settings)))
+        from curvlab.objectives import build_objective
+
+        return build_objective(self.objective)
 
     def probe_set_name(self, probe_set: str = "current") -> str:
         """Return the name of the probe set in a role, or the given name itself.
@@ -190,15 +192,6 @@ class Checkpoint:
             (probe.inputs, probe.targets),
             data=f"{probe.name} ({probe.hash[:12]})",
         )
-
-
-@lru_cache
-def _objective(name: str, settings: str) -> Loss:
-    # Cached so that all checkpoints share one function object, hence one compilation.
-    from curvlab.objectives import OBJECTIVES
-
-    keywords: dict[str, Any] = json.loads(settings)
-    return partial(OBJECTIVES[name], **keywords) if keywords else OBJECTIVES[name]
 
 
 def stored_steps(directory: Path) -> tuple[int, ...]:

@@ -131,11 +131,16 @@ def kernel_density(
     """Attach to a smoothed density the extremes over all distributions inside ``band``.
 
     The kernel has bounded variation in ``λ``, so ``∫ K dF = K(end) - ∫ F dK`` is extremal where
-    ``F`` is at the edge of its band, cell by cell. The band must resolve the kernel.
+    ``F`` is at the edge of its band, cell by cell. Coarse cells make it wider, never wrong.
     """
-    kernel = _gaussian(axis.forward(grid), axis.forward(band.grid), bandwidth)
-    steps = np.diff(kernel, axis=1)
-    rise, fall = np.maximum(steps, 0), np.maximum(-steps, 0)
+    at, centres = axis.forward(grid), axis.forward(band.grid)
+    kernel = _gaussian(at, centres, bandwidth)
+    left, right = kernel[:, :-1], kernel[:, 1:]
+    # A cell with the centre of the kernel inside rises to the peak and falls again.
+    peak = 1 / (bandwidth * np.sqrt(2 * np.pi))
+    inside = (centres[None, :-1] < at[:, None]) & (at[:, None] < centres[None, 1:])
+    top = np.where(inside, peak, np.maximum(left, right))
+    rise, fall = top - left, top - right
     end = kernel[:, -1]
     low = end - rise @ band.high[1:] + fall @ band.low[:-1]
     high = end - rise @ band.low[:-1] + fall @ band.high[1:]

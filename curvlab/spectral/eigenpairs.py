@@ -150,6 +150,12 @@ def eigenpairs(
             f"eigenpairs(largest={largest}, smallest={smallest}) needs between 1 and order={order} "
             "pairs in total. Raise the order or ask for fewer pairs."
         )
+    if krylov is not None and (krylov.order < largest + smallest or krylov.basis.dim != op.dim):
+        raise OperatorError(
+            f"The given Krylov run has {krylov.order} steps on dimension {krylov.basis.dim}; "
+            f"{largest + smallest} pairs of an operator with {op.dim} rows were asked for. Ask for "
+            "fewer pairs, or leave krylov= out."
+        )
     spent = 0
     if krylov is None:
         krylov = lanczos_restarting(op, key, order=order)

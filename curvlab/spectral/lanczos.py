@@ -27,7 +27,11 @@ Rounding in a pass is relative to the length before it (Daniel, Gragg, Kaufman, 
 """
 
 BREAKDOWN = 32
-"""A residual below this many unit roundoffs of the operator's scale counts as zero."""
+"""A residual below this many unit roundoffs of the operator's scale ends the Krylov space."""
+
+
+RESTART = 0x2E57A27
+"""Tag of the keys of fresh vectors; far from the small numbers by which callers derive keys."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Tridiagonal:
     offdiagonal
         Off-diagonal of ``T``, length ``m - 1``.
     residual
-        Length of the next Lanczos vector before normalisation; 0 after a breakdown.
+        Length of the next Lanczos vector before normalisation. After a breakdown, the coupling that
+        was cut: what is known then is exact for a matrix that differs by no more in norm.
     breakdown_step
-        Number of steps after which the Krylov space was exhausted, or ``None``. The measure of the
-        start vector is then exact.
+        Number of steps after which the Krylov space was exhausted to rounding, or ``None``.
     basis
         The rows ``Q``.
     orthogonality
@@ -139,7 +143,7 @@ def lanczos_restarting(op: SymmetricOperator, key: Array, *, order: int) -> Trid
     check_order(op, order, "eigenpairs")
 
     def fresh(count: int) -> Array:
-        return random_vector(jax.random.fold_in(key, count), op.dim)
+        return random_vector(jax.random.fold_in(jax.random.fold_in(key, RESTART), count), op.dim)
 
     return _run(op, random_vector(key, op.dim), order=order, random=True, fresh=fresh)
 
@@ -185,11 +189,11 @@ def _run(
             previous = vector
             vector, residual = _orthogonalise(basis, rest, float(dot(rest, rest)) ** 0.5)
             if residual <= tolerance * largest or step + 1 == op.dim:
-                residual = 0.0
                 if breakdown_step is None:
                     breakdown_step = step + 1
                 if fresh is None or step + 1 == min(order, op.dim):
                     break
+                residual = 0.0
                 candidate = basis.cut(fresh(step + 1))
                 size = float(dot(candidate, candidate)) ** 0.5
                 vector, length = _orthogonalise(basis, candidate, size)
@@ -202,7 +206,7 @@ def _run(
     return Tridiagonal(
         np.array(diagonal),
         np.array(offdiagonal[: m - 1]),
-        offdiagonal[m - 1] if len(offdiagonal) == m else 0.0,
+        residual,
         breakdown_step,
         basis,
         orthogonality,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 from scipy.sparse.linalg import LinearOperator
 from typing_extensions import override
 
@@ -113,7 +113,9 @@ class SymmetricOperator(abc.ABC):
         """Measure the noise of the products, ``η = max ‖A v - A_ref v‖ / ‖v‖``.
 
         The maximum is over ``directions`` random vectors and the given ones (pass the extreme Ritz
-        vectors), but at least ``4 ε max ‖A v‖ / ‖v‖`` with the unit roundoff ``ε``.
+        vectors), but at least ``4 ε max ‖A v‖ / ‖v‖`` with the unit roundoff ``ε``. Without a
+        reference (operators given by a matrix or a function) this least value is all there is: it
+        is right for products that are exact to rounding.
 
         Parameters
         ----------
@@ -128,6 +130,11 @@ class SymmetricOperator(abc.ABC):
         -------
         ``η`` in units of an eigenvalue. Cost: one product and one product of the reference for each
         direction (a float64 product costs about three float32 ones).
+
+        Raises
+        ------
+        OperatorError
+            If a product is not finite.
         """
         trial = [
             *(
@@ -142,11 +149,16 @@ class SymmetricOperator(abc.ABC):
             rounded = np.asarray(vector, self.dtype)
             product = np.asarray(self.matvec(rounded), np.float64)
             length = np.linalg.norm(np.asarray(rounded, np.float64))
-            size = float(np.linalg.norm(product) / length)
-            worst = max(worst, 4 * float(jnp.finfo(self.dtype).eps) * size)
+            gap = 4 * float(jnp.finfo(self.dtype).eps) * float(np.linalg.norm(product) / length)
             if reference is not None:
-                gap = product - np.asarray(reference.matvec(rounded), np.float64)
-                worst = max(worst, float(np.linalg.norm(gap) / length))
+                other = np.asarray(reference.matvec(rounded), np.float64)
+                gap = max(gap, float(np.linalg.norm(product - other) / length))
+            if not np.isfinite(gap + float(np.abs(product).sum())):
+                raise OperatorError(
+                    f"A product of {self.estimand} is not finite. Check the parameters and the "
+                    "data for NaN or overflow."
+                )
+            worst = max(worst, gap)
         return worst
 
 
@@ -157,6 +169,19 @@ def random_vector(key: Array, dim: int) -> Float[Array, " dim"]:
     Operators of both precisions thus see the same directions.
     """
     return jax.random.normal(key, (dim,), jnp.float32)
+
+
+def _entries(values: Any, name: str) -> Float[np.ndarray, "..."]:
+    """Return real floating-point entries; integers become float64."""
+    host = np.asarray(values)
+    if host.dtype.kind in "iub":
+        host = host.astype(np.float64)
+    if not jnp.issubdtype(host.dtype, jnp.floating) or not np.isfinite(host).all():
+        raise OperatorError(
+            f"{name} expects finite real entries, got dtype {host.dtype}"
+            f"{'' if host.dtype.kind == 'c' else ' with NaN or infinity'}. Clean the array first."
+        )
+    return host
 
 
 class Dense(SymmetricOperator):
@@ -175,8 +200,8 @@ class Dense(SymmetricOperator):
         If the array is not square or not symmetric.
     """
 
-    def __init__(self, matrix: Float[Any, "dim dim"], *, name: str = "matrix"):
-        host = np.asarray(matrix)
+    def __init__(self, matrix: Num[Any, "dim dim"], *, name: str = "matrix"):
+        host = _entries(matrix, "Dense")
         if host.ndim != 2 or host.shape[0] != host.shape[1] or not host.shape[0]:
             raise OperatorError(f"Dense expects a square matrix, got shape {host.shape}.")
         gap = float(np.abs(host - host.T).max())
@@ -187,7 +212,7 @@ class Dense(SymmetricOperator):
             )
         super().__init__(len(host), host.dtype, f"{name} ({len(host)} x {len(host)})")
         with float64():
-            self._matrix = jnp.asarray(host)
+            self._matrix = jnp.asarray((host + host.T) / 2)
 
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
@@ -205,8 +230,8 @@ class Diagonal(SymmetricOperator):
         Name in reports.
     """
 
-    def __init__(self, entries: Float[Any, " dim"], *, name: str = "diagonal"):
-        host = np.asarray(entries)
+    def __init__(self, entries: Num[Any, " dim"], *, name: str = "diagonal"):
+        host = _entries(entries, "Diagonal")
         super().__init__(len(host), host.dtype, f"{name} ({len(host)} x {len(host)})")
         with float64():
             self._entries = jnp.asarray(host)

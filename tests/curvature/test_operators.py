@@ -224,5 +224,28 @@ def test_float32_operators_have_a_float64_reference_and_float64_ones_a_reordered
     np.testing.assert_allclose(twin.to_dense(), matrix(small()).to_dense(), atol=1e-14)
 
 
+def test_code_that_casts_inside_is_not_taken_for_a_float64_reference():
+    def casting(params, inputs):
+        return problems.predict(params, inputs).astype(jnp.bfloat16).astype(jnp.float32)
+
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), PARAMS)
+    inputs = INPUTS.astype(np.float32)
+    op = Hessian(Problem(casting, cross_entropy, params, (inputs, LABELS)))
+    assert op.reference().dtype == np.float32
+    assert op.noise_floor(jax.random.key(0)) > 0
+
+
+@pytest.mark.parametrize("dtypes", [(jnp.float32, jnp.float64), (jnp.float16, jnp.bfloat16)])
+def test_parameter_trees_of_mixed_precision(dtypes):
+    low, high = dtypes
+    mixed = [(jnp.asarray(w, low), jnp.asarray(b, high)) for w, b in PARAMS]
+    op = Hessian(
+        Problem(problems.predict, cross_entropy, mixed, (INPUTS.astype(np.float32), LABELS))
+    )
+    assert op.dtype in (np.float32, np.float64)
+    expected = dense_mlp.hessian(problems.flat(mixed), INPUTS, LABELS, SIZES, "tanh")
+    assert np.abs(op.to_dense() - expected).max() < 0.05 * np.abs(expected).max()
+
+
 with float64():
     PROBLEM = small()

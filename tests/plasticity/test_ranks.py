@@ -24,10 +24,10 @@ def test_singular_values_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     features = np.random.default_rng(0).uniform(0, 1, (50, 6)).astype(np.float32)
     expected = np.linalg.svd(features.astype(np.float64), compute_uv=False) / np.sqrt(50)
     whole = ranks(features_problem(features))
-    np.testing.assert_allclose(whole.singular_values, expected, rtol=1e-12)
+    np.testing.assert_allclose(whole.singular_values, expected, rtol=1e-9)
     monkeypatch.setattr(activations, "EXAMPLES_PER_CALL", 4)  # fewer examples than features
     cut = ranks(features_problem(features))
-    np.testing.assert_allclose(cut.singular_values, expected, rtol=1e-12)
+    np.testing.assert_allclose(cut.singular_values, expected, rtol=1e-9)
     assert (cut.feature_rank, cut.srank) == (whole.feature_rank, whole.srank)
 
 

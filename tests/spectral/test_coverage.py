@@ -18,6 +18,8 @@ SPECTRA = {
     "null cluster": np.r_[np.zeros(150), RNG.normal(size=50)],
     "flat": np.linspace(-1, 1, 200),
     "twelve decades": np.geomspace(1e-12, 1, 200),
+    # More equal outliers than the sketch of a trace has columns: one escapes.
+    "nine outliers": np.r_[np.zeros(191), np.ones(9)],
 }
 each_spectrum = pytest.mark.parametrize("name", SPECTRA)
 
@@ -87,6 +89,35 @@ def test_coverage_is_not_grossly_wrong(name):
     )
     assert share >= lowest
     assert coverage(lambda key: trace(op, key, noise_floor=0.0), eigenvalues.sum(), draws) >= lowest
+
+
+def test_bulk_at_rounding_level_is_not_taken_for_an_exact_measure():
+    # Lanczos ends when the residual is rounding noise; a bulk of that width must stay blurred.
+    quantiles = scipy.stats.norm.ppf((np.arange(990) + 0.5) / 990)
+    values = np.r_[1.5e-6 * quantiles, np.geomspace(1e-2, 1, 10)].astype(np.float32)
+    truth = np.mean(values <= np.float32(6e-7))
+    for seed in range(10):
+        found = slq(Diagonal(values), jax.random.key(seed), order=60, vectors=4).cdf(6e-7)
+        assert found.low <= truth <= found.high
+
+
+def test_narrow_kernels_do_not_make_the_band_of_a_density_a_lie():
+    values = np.linspace(-1, 1, 20_000)
+    measure = slq(Diagonal(values), jax.random.key(0), order=40)
+    density = measure.density(np.array([0.1, 0.2001, 0.3, 0.4002]), bandwidth=2e-4)
+    assert (density.low <= 0.5).all()
+    assert (density.high >= 0.5).all()
+
+
+def test_expectations_see_functions_that_are_not_monotone_between_nodes():
+    values = np.linspace(-1, 1, 1000)
+    measure = slq(Diagonal(values), jax.random.key(0), order=8)
+
+    def bump(x):
+        return np.exp(-0.5 * ((x - 0.1234) / 0.05) ** 2)
+
+    found = measure.expectation(bump)
+    assert found.low <= bump(values).mean() <= found.high
 
 
 def test_expectations_are_covered_beside_an_outlier():

@@ -71,6 +71,12 @@ def test_a_given_krylov_run_saves_its_products():
     np.testing.assert_allclose(pairs.values[0], run.ritz()[0][-1], rtol=1e-12)
 
 
+def test_a_given_krylov_run_that_is_too_short_is_refused():
+    op = Diagonal(np.repeat([1.0, 2.0], 20))
+    with pytest.raises(OperatorError, match="has 2 steps on dimension 40; 4 pairs"):
+        eigenpairs(op, KEY, order=10, largest=2, smallest=2, krylov=lanczos(op, KEY, order=10))
+
+
 def test_ends_and_bad_requests():
     op = Diagonal(np.linspace(-1, 5, 40))
     only_bottom = eigenpairs(op, KEY, order=40, largest=0, smallest=2)

@@ -65,7 +65,8 @@ def test_breakdown_is_noticed_at_the_number_of_distinct_eigenvalues(eigenvalues,
     run = lanczos(rotated(eigenvalues, dtype=dtype), KEY, order=10)
     assert run.breakdown_step == steps
     assert run.order == steps
-    assert run.residual == 0
+    # What was cut off is kept, so that measures can be widened by it.
+    assert run.residual <= 32 * np.finfo(dtype).eps * np.abs(eigenvalues).max()
 
 
 def test_restarting_run_finds_multiplicities():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from curvlab.core.errors import OperatorError
-from curvlab.spectral import Diagonal, eigenpairs, trace
+from curvlab.spectral import Diagonal, FunctionOperator, eigenpairs, trace
 from tests.spectra import rotated, spectra
 
 
@@ -31,8 +31,8 @@ def test_sketch_and_deflation_are_unbiased_and_remove_outliers():
         z = (values.mean() - total) / (values.std(ddof=1) / 5)
         assert abs(z) < 4
     plain = trace(op, jax.random.key(0), sketch=0, noise_floor=0.0)
-    assert plain.stderr > 20 * runs[0].stderr
-    assert runs[0].matvecs == 8
+    assert plain.stderr > 10 * runs[0].stderr
+    assert runs[0].matvecs == 16
 
 
 def test_noise_floor_widens_by_the_dimension():
@@ -45,3 +45,15 @@ def test_noise_floor_widens_by_the_dimension():
 def test_fewer_than_eight_vectors_are_refused():
     with pytest.raises(OperatorError, match=r"vectors=4.*vectors >= 8"):
         trace(Diagonal(np.ones(300)), jax.random.key(0), vectors=4)
+
+
+def test_operators_with_nan_products_are_refused():
+    op = FunctionOperator(lambda v: v * np.nan, 300)
+    with pytest.raises(OperatorError, match="not finite"):
+        trace(op, jax.random.key(0))
+
+
+def test_integer_entries_become_float64_and_complex_ones_are_refused():
+    assert trace(Diagonal(np.arange(100)), jax.random.key(0)).value == pytest.approx(4950, rel=0.2)
+    with pytest.raises(OperatorError, match="finite real entries, got dtype complex"):
+        Diagonal(np.ones(3) * 1j)
