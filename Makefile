@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := runs/demo
 WORKERS ?= 2
+# What the demo's analysis may take; without a budget all chosen checkpoints get a spectrum.
+BUDGET ?= 60s
 
 # Programs compiled once stay compiled between commands.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -59,7 +61,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m agents supervised random-labels --out $(STUDY)
 	$(BIN)/curvlab inspect $(STUDY)
-	$(BIN)/curvlab analyze $(STUDY)
+	$(BIN)/curvlab analyze $(STUDY) --budget $(BUDGET)
 	$(BIN)/python -m figures make fig1 spectrum sharpness --scale quick
 	@$(BIN)/curvlab compare $(STUDY)
 	@echo "Runs and their settings:"; find $(STUDY) -name run.json | sort | sed 's/^/  /'

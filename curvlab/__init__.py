@@ -36,7 +36,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "accuracy": "curvlab.objectives",
     "cross_entropy": "curvlab.objectives",
     "squared_error": "curvlab.objectives",
-    "DIAGNOSTICS": "curvlab.plasticity",
+    "DIAGNOSTICS": "curvlab.analysis",
     "hidden_activations": "curvlab.plasticity",
     "performance": "curvlab.plasticity",
     "ranks": "curvlab.plasticity",
@@ -73,6 +73,7 @@ PUBLIC_NAMES: dict[str, str] = {
 __all__ = ["PUBLIC_NAMES", "__version__", *PUBLIC_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from curvlab.analysis import DIAGNOSTICS as DIAGNOSTICS
     from curvlab.analysis import Spectrum as Spectrum
     from curvlab.analysis import analyze as analyze
     from curvlab.analysis import compare as compare
@@ -98,7 +99,6 @@ if TYPE_CHECKING:
     from curvlab.objectives import accuracy as accuracy
     from curvlab.objectives import cross_entropy as cross_entropy
     from curvlab.objectives import squared_error as squared_error
-    from curvlab.plasticity import DIAGNOSTICS as DIAGNOSTICS
     from curvlab.plasticity import hidden_activations as hidden_activations
     from curvlab.plasticity import performance as performance
     from curvlab.plasticity import ranks as ranks

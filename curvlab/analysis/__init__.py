@@ -18,3 +18,6 @@ from curvlab.analysis.plan import make_plan as make_plan
 from curvlab.analysis.plan import parse_budget as parse_budget
 from curvlab.analysis.spectrum import OPERATORS as OPERATORS
 from curvlab.analysis.spectrum import Spectrum as Spectrum
+
+# The whole table: `spectrum` is registered by the import above.
+from curvlab.plasticity.registry import DIAGNOSTICS as DIAGNOSTICS

@@ -16,7 +16,7 @@ from curvlab.curvature import CurvatureOperator, GaussNewton, Hessian, Problem
 from curvlab.plasticity import DIAGNOSTICS
 from curvlab.runs import Checkpoint
 from curvlab.spectral import Eigenpairs, Estimate, SpectralMeasure, eigenpairs, lanczos, trace
-from curvlab.spectral.slq import measure_of, measured_noise_floor, start_key
+from curvlab.spectral.slq import measure_from_runs, measured_noise_floor, start_key
 
 OPERATORS: dict[str, type[CurvatureOperator]] = {"gauss_newton": GaussNewton, "hessian": Hessian}
 
@@ -122,7 +122,7 @@ class Spectrum:
             for index in range(self.vectors)
         ]
         floor = measured_noise_floor(operator, runs[0], key)
-        measure = measure_of(operator, runs, key, noise_floor=floor)
+        measure = measure_from_runs(operator, runs, key, noise_floor=floor)
         pairs = eigenpairs(
             operator,
             start_key(key, 0),

@@ -1,5 +1,6 @@
-"""``curvlab compare``: the checkpoints with a spectrum of several runs, one per row."""
+"""``curvlab compare``: checkpoints with a spectrum, the runs of each step beneath each other."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,6 @@ from curvlab.cli.targets import open_targets
 from curvlab.core.errors import RunError
 
 _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("step", "right"),
-    ("task", "right"),
     ("accuracy", "right"),
     ("dead units", "right"),
     ("largest eigenvalue", "left"),
@@ -30,11 +29,14 @@ def compare_runs(paths: Sequence[Path], *, probe_set: str, by: str) -> int:
     """Print one table over all runs below the paths; 3 if a checkpoint could not be analysed."""
     console, errors = make_console(), make_console(stderr=True)
     table = Table(title=f"Hessian on the {probe_set} task's probe set", title_justify="left")
+    table.add_column("step", justify="right")
+    table.add_column("task", justify="right")
     table.add_column(by)
     table.add_column("seed", justify="right")
     for name, justify in _COLUMNS:
         table.add_column(name, justify=justify)
     bad = 0
+    rows: list[tuple[int, str, str, list[str]]] = []
     for run in open_targets(paths):
         path = run.path
         results = load_results(run)
@@ -48,16 +50,22 @@ def compare_runs(paths: Sequence[Path], *, probe_set: str, by: str) -> int:
         chosen = results.sel(probe_set=probe_set)
         for step in _measured(chosen, path):
             one = chosen.sel(step=step)
-            table.add_row(str(coordinate(run, by)), seed, *_row(one))
+            rows.append((step, str(coordinate(run, by)), seed, _row(one)))
         for step, status in zip(results["step"].values, results["status"].values, strict=True):
             if status not in ("ok", "not analysed"):
                 bad += 1
                 say(errors, f"curvlab: {path}, step {step} left out: {status}")
+    rows.sort(key=lambda row: row[:3])
+    for row, following in itertools.zip_longest(rows, rows[1:]):
+        step, arm, seed, (task, *values) = row
+        last = following is None or following[0] != step
+        table.add_row(f"{step:,}", task, arm, seed, *values, end_section=last)
     console.print(table)
     say(
         console,
-        "Eigenvalues ± the radius that their residual certifies; the fraction of eigenvalues below "
-        "-0.001 × the largest |eigenvalue| with its 95 % interval.",
+        "Eigenvalues ± the radius that their residual certifies. The negative fraction is that of "
+        "eigenvalues below -floor with its 95 % interval; the floor is stored beside it (0.001 × "
+        "the largest |eigenvalue| unless set otherwise).",
     )
     sys.stdout.flush()
     return 3 if bad else 0
@@ -84,7 +92,6 @@ def _row(one: xr.Dataset) -> list[str]:
 
     task = int(one["task"])
     return [
-        str(int(one["step"])),
         "-" if task < 0 else str(task),
         number(get("accuracy")),
         "-" if np.isnan(get("dead_fraction")) else f"{get('dead_fraction'):.1%}",

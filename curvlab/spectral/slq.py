@@ -65,7 +65,7 @@ def slq(
     runs = [
         lanczos(op, start_key(key, index), order=order, start=start) for index in range(vectors)
     ]
-    return measure_of(op, runs, key, noise_floor=noise_floor)
+    return measure_from_runs(op, runs, key, noise_floor=noise_floor)
 
 
 def start_key(key: Array, index: int) -> Array:
@@ -73,7 +73,7 @@ def start_key(key: Array, index: int) -> Array:
     return jax.random.fold_in(key, index)
 
 
-def measure_of(
+def measure_from_runs(
     op: SymmetricOperator, runs: list[Tridiagonal], key: Array, *, noise_floor: float | None = None
 ) -> SpectralMeasure:
     """Make the measure of Lanczos runs on ``op``, measuring the noise floor if it is not given."""

@@ -91,10 +91,10 @@ def test_compare(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [line for line in shown.splitlines() if "│" in line]
     assert len(rows) == 4  # two checkpoints with spectra of two arms
     assert {tuple(cell.strip() for cell in row.split("│")[1:5]) for row in rows} == {
-        ("default", "0", "0", "0"),
-        ("default", "0", "40", "1"),
-        ("tuned", "0", "0", "0"),
-        ("tuned", "0", "40", "1"),
+        ("0", "0", "default", "0"),
+        ("0", "0", "tuned", "0"),
+        ("40", "1", "default", "0"),
+        ("40", "1", "tuned", "0"),
     }
     results = load_results(open_run(study / "tuned" / "seed-0"))
     one = results.sel(step=40, probe_set="current")

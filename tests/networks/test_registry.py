@@ -1,5 +1,7 @@
 """Networks by name: values compare, wrong names and settings say what is known."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -20,7 +22,7 @@ def test_equal_specs_give_equal_functions_so_that_they_share_compilations():
 
 def test_mlp_has_lecun_normal_weights_and_zero_biases():
     network = MLP(widths=(400,), outputs=10)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 20, 20)))["params"]
+    params: Any = network.init(jax.random.key(0), jnp.zeros((1, 20, 20)))["params"]
     assert params["hidden_0"]["kernel"].shape == (400, 400)
     assert params["hidden_0"]["kernel"].var() == pytest.approx(1 / 400, rel=0.03)
     assert not params["hidden_0"]["bias"].any()

@@ -134,9 +134,13 @@ def test_expectations_are_covered_beside_an_outlier():
 
 @pytest.mark.long
 @each_spectrum
-@pytest.mark.parametrize("vectors", [1, 3])
-def test_coverage_of_shares(name, vectors):
-    check_shares(name, 2000 if vectors == 1 else 700, vectors)
+def test_coverage_of_shares(name):
+    check_shares(name, 2000, 1)
+
+
+@pytest.mark.long
+def test_coverage_of_shares_of_several_vectors():
+    check_shares("decaying outliers", 700, 3)
 
 
 @pytest.mark.long
