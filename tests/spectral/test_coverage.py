@@ -133,7 +133,7 @@ def test_expectations_are_covered_beside_an_outlier():
 
 
 @pytest.mark.long
-@each_spectrum
+@pytest.mark.parametrize("name", ["one outlier", "decaying outliers"])
 def test_coverage_of_shares(name):
     check_shares(name, 2000, 1)
 
@@ -146,13 +146,14 @@ def test_coverage_of_shares_of_several_vectors():
 @pytest.mark.long
 @each_spectrum
 def test_coverage_of_traces(name):
-    check_trace(name, 2000)
+    # Most draws where it is hardest: where one outlier escapes, and where one dominates.
+    check_trace(name, 2000 if name in ("nine outliers", "one outlier") else 500)
 
 
 @pytest.mark.long
-@each_spectrum
+@pytest.mark.parametrize("name", ["one outlier", "null cluster", "twelve decades"])
 def test_coverage_of_bands(name):
-    check_band(name, 400)
+    check_band(name, 300)
 
 
 @pytest.mark.long
@@ -161,7 +162,7 @@ def test_coverage_of_eigenvalue_intervals(name):
     # Containment is a theorem, so every interval must hold, in float32 with its noise floor.
     single = Diagonal(SPECTRA[name].astype(np.float32))
     truth = np.sort(np.asarray(SPECTRA[name].astype(np.float32), np.float64))
-    for seed in range(200):
+    for seed in range(100):
         pairs = eigenpairs(single, jax.random.key(seed), order=30)
         for cluster in np.unique(pairs.clusters):
             members = pairs.clusters == cluster
