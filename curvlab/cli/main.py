@@ -178,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CurvlabError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
+        # Objects that the signal met half-made would complain in their destructors after this.
+        sys.unraisablehook = lambda _: None
         _say("Interrupted. What was finished is stored; the same command goes on from there.")
         return INTERRUPTED
     except BrokenPipeError:
