@@ -61,7 +61,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m agents supervised random-labels --out $(STUDY)
 	$(BIN)/curvlab inspect $(STUDY)
-	$(BIN)/curvlab analyze $(STUDY) --budget $(BUDGET)
+	$(BIN)/curvlab analyze $(STUDY) --probe-sets current --budget $(BUDGET)
 	$(BIN)/python -m figures make fig1 spectrum sharpness --scale quick
 	@$(BIN)/curvlab compare $(STUDY)
 	@echo "Runs and their settings:"; find $(STUDY) -name run.json | sort | sed 's/^/  /'
