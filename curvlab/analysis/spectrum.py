@@ -69,7 +69,7 @@ class Spectrum:
     """
 
     name: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     on_probe_set: ClassVar[bool] = True
     operator: str = "hessian"
     order: int = 40

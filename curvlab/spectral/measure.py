@@ -8,7 +8,7 @@ other, with ``x`` widened by the noise floor of the products.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,15 @@ class SpectralMeasure:
         Operator products spent.
     estimand
         The matrix.
+    atoms
+        Certified eigenvalues that were deflated: the vectors are random in the complement of their
+        eigenvectors, and each stands in the measure with weight ``1 / dim``, exactly.
+    coupling
+        ``‖A Q - Q Θ‖₂`` of the deflated pairs: no eigenvalue is further than this from one of the
+        atoms or of the complement (Weyl), so ``x`` is widened by it.
+    orthogonal
+        Whether the Lanczos vectors were kept orthogonal. If not, Ritz values repeat: the weights
+        are still right, the number of nodes means nothing.
     """
 
     nodes: Float[np.ndarray, "vectors order"]
@@ -81,6 +90,9 @@ class SpectralMeasure:
     random: bool
     matvecs: int
     estimand: str
+    atoms: Float[np.ndarray, " atoms"] = field(default_factory=lambda: np.zeros(0))
+    coupling: float = 0.0
+    orthogonal: bool = True
 
     @classmethod
     def from_lanczos(
@@ -91,6 +103,8 @@ class SpectralMeasure:
         noise_floor: float,
         matvecs: int,
         estimand: str,
+        atoms: Float[np.ndarray, " atoms"] | None = None,
+        coupling: float = 0.0,
     ) -> "SpectralMeasure":
         """Collect Lanczos runs with different start vectors on one operator."""
         order = max(run.order for run in runs)
@@ -119,6 +133,8 @@ class SpectralMeasure:
             all(run.random for run in runs),
             matvecs,
             estimand,
+            np.zeros(0) if atoms is None else np.sort(atoms),
+            coupling,
         )
 
     @property
@@ -128,17 +144,35 @@ class SpectralMeasure:
 
     @property
     def support(self) -> tuple[float, float]:
-        """Outermost Ritz values, moved outwards by the noise floor."""
-        return float(self.nodes.min()) - self.noise_floor, float(
-            self.nodes.max()
-        ) + self.noise_floor
+        """Outermost Ritz values and atoms, moved outwards by the noise floor."""
+        known = np.append(self.nodes.ravel(), self.atoms)
+        return float(known.min()) - self.blur, float(known.max()) + self.blur
+
+    @property
+    def blur(self) -> float:
+        """How far an eigenvalue may lie from where the measure has it: ``η`` and the coupling."""
+        return self.noise_floor + self.coupling
+
+    @property
+    def rest(self) -> int:
+        """Number of eigenvalues that were not deflated."""
+        return self.dim - len(self.atoms)
+
+    def _atoms_upto(self, points: Any, side: int = 0) -> Int[np.ndarray, " points"]:
+        """Count the atoms ``<= x``; for a bound (side -1, 1) those that may or must be there."""
+        moved = np.asarray(points, np.float64) + side * self.blur
+        return np.searchsorted(self.atoms, moved, side="right")
+
+    def _overall(self, share: Any, atoms: Any) -> Any:
+        """Turn a share of the complement and a number of atoms into a share of all eigenvalues."""
+        return (self.rest * share + atoms) / self.dim
 
     # -- distribution function -------------------------------------------------------------------
 
     def bracket(
         self, x: Float[Any, " points"]
     ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-        """Bound the pooled ``Σ_l ω_l F_l(x)`` by quadrature alone.
+        """Bound the pooled ``Σ_l ω_l F_l(x)`` of the start vectors by quadrature alone.
 
         See :mod:`curvlab.spectral.brackets`. Points are moved outwards by the noise floor: an
         argument about the *count* of eigenvalues (Weyl), not about the measure of one vector. Cost:
@@ -153,7 +187,7 @@ class SpectralMeasure:
         if np.isnan(points).any():
             raise OperatorError("The measure was asked at NaN. Pass eigenvalues, or ±infinity.")
         reach = 2 * float(np.abs(self.nodes).max() + np.abs(self.offdiagonal).max()) + 1e-300
-        outside = reach + self.noise_floor
+        outside = reach + self.blur
         points = np.clip(points, -outside, outside)  # nothing changes out there
         low, high = np.zeros(len(points)), np.zeros(len(points))
         for row, share in enumerate(self.vector_weights):
@@ -172,9 +206,9 @@ class SpectralMeasure:
         if self.exact[row]:
             # Exact for the matrix without the coupling that was cut, which moves no eigenvalue
             # further than its norm.
-            moved = points + side * (self.noise_floor + self.offdiagonal[row, m - 1])
+            moved = points + side * (self.blur + self.offdiagonal[row, m - 1])
             return _step_cdf(self.nodes[row, :m], self.weights[row, :m], moved)
-        moved = points + side * self.noise_floor
+        moved = points + side * self.blur
         return extremal_sums(self.diagonal[row, :m], self.offdiagonal[row, :m], moved)[side > 0]
 
     def _gauss_cdf(self, points: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
@@ -204,8 +238,9 @@ class SpectralMeasure:
         spread = [
             float(_step_cdf(n, w, points)[0]) for n, w in zip(self.nodes, self.weights, strict=True)
         ]
+        counts = tuple(int(self._atoms_upto(points, side)[0]) for side in (-1, 0, 1))
         return self._share(
-            value[0], low[0], high[0], spread, level, f"share of eigenvalues <= {x:g}"
+            value[0], low[0], high[0], counts, spread, level, f"share of eigenvalues <= {x:g}"
         )
 
     def mass(self, a: float, b: float, *, level: float = 0.95) -> Estimate:
@@ -227,8 +262,10 @@ class SpectralMeasure:
             for n, w in zip(self.nodes, self.weights, strict=True)
         ]
         value = float(np.clip(cdf[1] - cdf[0], low, high))
+        lows, middles, highs = (self._atoms_upto(points, side) for side in (-1, 0, 1))
+        counts = (max(0, lows[1] - highs[0]), middles[1] - middles[0], highs[1] - lows[0])
         return self._share(
-            value, low, high, spread, level, f"share of eigenvalues in ({a:g}, {b:g}]"
+            value, low, high, counts, spread, level, f"share of eigenvalues in ({a:g}, {b:g}]"
         )
 
     def negative_fraction(self, floor: float, *, level: float = 0.95) -> Estimate:
@@ -247,29 +284,39 @@ class SpectralMeasure:
         return self.cdf(-floor, level=level)
 
     def _share(
-        self, value: float, low: float, high: float, spread: list[float], level: float, what: str
+        self,
+        value: float,
+        low: float,
+        high: float,
+        atoms: tuple[int, ...],
+        spread: list[float],
+        level: float,
+        what: str,
     ) -> Estimate:
         if self.random:
             bounds = count_bounds(
                 np.array([low]),
                 np.array([high]),
-                dim=self.dim,
+                dim=self.rest,
                 vectors=self.vectors,
                 tail=(1 - level) / 2,
             )
             interval, method = (float(bounds[0][0]), float(bounds[1][0])), "beta"
         else:
             interval, method = (float(low), float(high)), "bracket"
+        shares = (interval[0], low, value, high, interval[1])
+        known = (atoms[0], atoms[0], atoms[1], atoms[2], atoms[2])
+        ends = [float(self._overall(*pair)) for pair in zip(shares, known, strict=True)]
         return Estimate(
-            float(value),
+            ends[2],
             self._stderr(spread),
-            min(interval[0], float(value)),
-            max(interval[1], float(value)),
+            min(ends[0], ends[2]),
+            max(ends[4], ends[2]),
             level,
             method,
             self.vectors,
-            float(low),
-            float(high),
+            ends[1],
+            ends[3],
             self.matvecs,
             f"{what}; {self.estimand}",
         )
@@ -299,8 +346,12 @@ class SpectralMeasure:
         low, high = bracket
         value = np.clip(self._gauss_cdf(grid), low, high)
         if self.random:
-            tail = (1 - level) / (2 * self.dim)
-            low, high = count_bounds(low, high, dim=self.dim, vectors=self.vectors, tail=tail)
+            tail = (1 - level) / (2 * self.rest)
+            low, high = count_bounds(low, high, dim=self.rest, vectors=self.vectors, tail=tail)
+        low, value, high = (
+            self._overall(share, self._atoms_upto(grid, side))
+            for share, side in ((low, -1), (value, 0), (high, 1))
+        )
         # F is monotone, so its bounds may be made so.
         low = np.maximum.accumulate(np.minimum(low, value))
         high = np.minimum.accumulate(np.maximum(high, value)[::-1])[::-1]
@@ -322,7 +373,7 @@ class SpectralMeasure:
                 f"moment({k}) needs a quadrature exact to degree {k}; this one reaches {reach}. "
                 f"Run slq with order >= {k // 2 + 1}."
             )
-        blur = k * self.noise_floor * float(np.abs(self.nodes).max()) ** max(k - 1, 0)
+        blur = k * self.blur * float(np.abs(self.support).max()) ** max(k - 1, 0)
         return self._functional(
             lambda x: x**k, level, f"mean of eigenvalue^{k}", exact=True, blur=blur
         )
@@ -370,7 +421,8 @@ class SpectralMeasure:
                 "eigenvalues may lie. Clip it there, or shift the operator."
             )
         per_vector = (self.weights * f(self.nodes)).sum(1)
-        value = float(self.vector_weights @ per_vector)
+        known = float(np.sum(f(self.atoms))) if len(self.atoms) else 0.0
+        value = float(self._overall(self.vector_weights @ per_vector, known))
         steps = np.diff(samples, axis=1)
         rise, fall = np.maximum(steps, 0).sum(1), np.maximum(-steps, 0).sum(1)
         last = float(samples[-1, -1])
@@ -382,7 +434,11 @@ class SpectralMeasure:
                 last - float((rise * low[:-1] - fall * high[1:]).sum()),
             )
 
-        bracket = (value - blur, value + blur) if exact else ends(*self._grid_bracket)
+        low, high = (
+            self._overall(share, self._atoms_upto(grid, side))
+            for share, side in zip(self._grid_bracket, (-1, 1), strict=True)
+        )
+        bracket = (value - blur, value + blur) if exact else ends(low, high)
         if self.random:
             band = self._band(grid, self._grid_bracket, level)
             interval, method = ends(band.low, band.high), "band"
@@ -405,7 +461,8 @@ class SpectralMeasure:
     def _stderr(self, per_vector: list[float]) -> float:
         if self.vectors < 2:
             return float("nan")
-        return float(np.std(per_vector, ddof=1) * np.sqrt((self.vector_weights**2).sum()))
+        spread = float(np.std(per_vector, ddof=1) * np.sqrt((self.vector_weights**2).sum()))
+        return spread * self.rest / self.dim
 
     @cached_property
     def grid(self) -> Float[np.ndarray, " points"]:
@@ -414,8 +471,8 @@ class SpectralMeasure:
         The ends are the outermost Ritz values, widened by their residual bounds and by the noise
         floor.
         """
-        nodes = np.unique(self.nodes)
-        reach = self.noise_floor + max(
+        nodes = np.unique(np.append(self.nodes.ravel(), self.atoms))
+        reach = self.blur + max(
             abs(float(self.offdiagonal[row, int(m) - 1])) * _end_components(self, row)
             for row, m in enumerate(self.orders)
         )
@@ -458,8 +515,9 @@ class SpectralMeasure:
         """
         axis = axis or LinearAxis()
         grid = np.asarray(grid, np.float64)
-        centres = axis.forward(self.nodes.ravel())
-        shares = (self.vector_weights[:, None] * self.weights).ravel()
+        centres = axis.forward(np.append(self.nodes.ravel(), self.atoms))
+        pooled = self.rest / self.dim * self.vector_weights[:, None] * self.weights
+        shares = np.append(pooled.ravel(), np.full(len(self.atoms), 1 / self.dim))
         value = smooth(axis.forward(grid), centres, shares, bandwidth)
         # Resolve the kernel, and the flanks of heavy atoms (the null cluster).
         span = axis.forward(np.array([self.grid[0], self.grid[-1]]))
@@ -476,7 +534,18 @@ class SpectralMeasure:
 
         This is not a density of eigenvalues: it depends on the order, and an outlier among millions
         of eigenvalues counts as much as the bulk. It is here to redraw published figures.
+
+        Raises
+        ------
+        OperatorError
+            If the Lanczos vectors were not kept orthogonal, or eigenvalues were deflated.
         """
+        if not self.orthogonal or len(self.atoms):
+            raise OperatorError(
+                "Equally weighted Ritz values were asked of a measure "
+                + ("with deflated eigenvalues" if self.orthogonal else "without a stored basis")
+                + ", where their number means nothing. Run slq with its basis and without deflate=."
+            )
         grid = np.asarray(grid, np.float64)
         shares = np.concatenate([np.full(int(m), 1 / int(m)) for m in self.orders]) / self.vectors
         nodes = np.concatenate(
@@ -494,6 +563,9 @@ class SpectralMeasure:
         import xarray as xr
 
         table = ("vector", "node")
+        deflated: Any = {}
+        if len(self.atoms):
+            deflated = {"atoms": (("atom",), self.atoms), "coupling": self.coupling}
         return xr.Dataset(
             {
                 **{name: (table, getattr(self, name)) for name in _TABLES},
@@ -502,6 +574,8 @@ class SpectralMeasure:
                 "noise_floor": self.noise_floor,
                 "random": self.random,
                 "matvecs": self.matvecs,
+                "orthogonal": self.orthogonal,
+                **deflated,
             },
             attrs={"estimand": self.estimand},
         )
@@ -519,6 +593,9 @@ class SpectralMeasure:
             random=bool(dataset["random"]),
             matvecs=int(dataset["matvecs"]),
             estimand=str(dataset.attrs.get("estimand", "")),
+            atoms=np.asarray(dataset.get("atoms", np.zeros(0)), np.float64),
+            coupling=float(dataset.get("coupling", 0.0)),
+            orthogonal=bool(dataset["orthogonal"]),
         )
 
 
