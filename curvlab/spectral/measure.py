@@ -262,7 +262,7 @@ class SpectralMeasure:
             for n, w in zip(self.nodes, self.weights, strict=True)
         ]
         value = float(np.clip(cdf[1] - cdf[0], low, high))
-        lows, middles, highs = (self._atoms_upto(points, side) for side in (-1, 0, 1))
+        lows, middles, highs = (self._atoms_upto(points, side).tolist() for side in (-1, 0, 1))
         counts = (max(0, lows[1] - highs[0]), middles[1] - middles[0], highs[1] - lows[0])
         return self._share(
             value, low, high, counts, spread, level, f"share of eigenvalues in ({a:g}, {b:g}]"

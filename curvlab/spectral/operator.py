@@ -1,11 +1,11 @@
 """Symmetric linear operators on flat vectors: the only thing the estimators know of a matrix.
 
-Curvature matrices of networks live in :mod:`curvlab.curvature`; here are the base class and the two
-operators with explicit entries that tests and users of plain linear algebra need.
+Here are the base class and the algebra on it. Operators with explicit entries live in
+:mod:`curvlab.spectral.explicit`, curvature matrices of networks in :mod:`curvlab.curvature`.
 """
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 from scipy.sparse.linalg import LinearOperator
 from typing_extensions import override
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import exact_matmul, float64
+from curvlab.core.trees import TreeLayout
 
 DENSE_LIMIT = 20_000
 """Largest dimension for :meth:`SymmetricOperator.to_dense` (3.2 GB in float64)."""
@@ -78,6 +79,24 @@ class SymmetricOperator(abc.ABC):
             )
         with self.precision(), exact_matmul():
             return self.product(jnp.asarray(vector, self.dtype))
+
+    def __add__(self, other: "SymmetricOperator") -> "Combination":
+        return Combination([(1.0, self), (1.0, other)])
+
+    def __sub__(self, other: "SymmetricOperator") -> "Combination":
+        return Combination([(1.0, self), (-1.0, other)])
+
+    def __mul__(self, factor: float) -> "Combination":
+        return Combination([(float(factor), self)])
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Combination":
+        return Combination([(-1.0, self)])
+
+    def shift(self, c: float) -> "Combination":
+        """Return ``A + c I``."""
+        return Combination([(1.0, self)], shift=c)
 
     def matmat(self, rows: Float[Any, "vectors dim"]) -> Float[np.ndarray, "vectors dim"]:
         """Return ``A v`` for each row ``v``, on the host; as many products as rows."""
@@ -171,105 +190,63 @@ def random_vector(key: Array, dim: int) -> Float[Array, " dim"]:
     return jax.random.normal(key, (dim,), jnp.float32)
 
 
-def _entries(values: Any, name: str) -> Float[np.ndarray, "..."]:
-    """Return real floating-point entries; integers become float64."""
-    host = np.asarray(values)
-    if host.dtype.kind in "iub":
-        host = host.astype(np.float64)
-    if not jnp.issubdtype(host.dtype, jnp.floating) or not np.isfinite(host).all():
-        raise OperatorError(
-            f"{name} expects finite real entries, got dtype {host.dtype}"
-            f"{'' if host.dtype.kind == 'c' else ' with NaN or infinity'}. Clean the array first."
-        )
-    return host
-
-
-class Dense(SymmetricOperator):
-    """A symmetric matrix with explicit entries.
+class Combination(SymmetricOperator):
+    """A linear combination ``Σ_k c_k A_k + s I``, what ``+ - *`` and :meth:`shift` return.
 
     Parameters
     ----------
-    matrix
-        Square symmetric array; its dtype is the operator's.
-    name
-        Name in reports.
+    terms
+        Coefficients with operators of one dimension; combinations among them are flattened.
+    shift
+        Multiple of the identity.
 
     Raises
     ------
     OperatorError
-        If the array is not square or not symmetric.
+        If there is no term, or the dimensions differ.
     """
 
-    def __init__(self, matrix: Num[Any, "dim dim"], *, name: str = "matrix"):
-        host = _entries(matrix, "Dense")
-        if host.ndim != 2 or host.shape[0] != host.shape[1] or not host.shape[0]:
-            raise OperatorError(f"Dense expects a square matrix, got shape {host.shape}.")
-        gap = float(np.abs(host - host.T).max())
-        if not gap <= 1e-5 * float(np.abs(host).max()):
+    def __init__(self, terms: Sequence[tuple[float, SymmetricOperator]], *, shift: float = 0.0):
+        flat: list[tuple[float, SymmetricOperator]] = []
+        for factor, op in terms:
+            if isinstance(op, Combination):
+                flat += [(factor * inner, part) for inner, part in op.terms]
+                shift += factor * op.identity
+            else:
+                flat.append((factor, op))
+        dims = {op.dim for _, op in flat}
+        if len(dims) != 1:
             raise OperatorError(
-                f"Dense expects a symmetric matrix; max|A - A^T| is {gap:.3g} beside max|A| "
-                f"{float(np.abs(host).max()):.3g}. Symmetrise it, or use its singular values."
+                f"A combination needs operators of one dimension, got {sorted(dims)}. Build them "
+                "on the same parameters."
             )
-        super().__init__(len(host), host.dtype, f"{name} ({len(host)} x {len(host)})")
-        with float64():
-            self._matrix = jnp.asarray((host + host.T) / 2)
-
-    @override
-    def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        return jnp.matmul(self._matrix, vector)
-
-
-class Diagonal(SymmetricOperator):
-    """A diagonal matrix: the cheapest operator with a spectrum that is known.
-
-    Parameters
-    ----------
-    entries
-        The eigenvalues.
-    name
-        Name in reports.
-    """
-
-    def __init__(self, entries: Num[Any, " dim"], *, name: str = "diagonal"):
-        host = _entries(entries, "Diagonal")
-        super().__init__(len(host), host.dtype, f"{name} ({len(host)} x {len(host)})")
-        with float64():
-            self._entries = jnp.asarray(host)
-
-    @override
-    def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        return self._entries * vector
-
-
-class FunctionOperator(SymmetricOperator):
-    """A symmetric matrix given by a function ``v -> A v``.
-
-    Parameters
-    ----------
-    function
-        The product, on vectors of shape ``(dim,)``.
-    dim, dtype
-        Dimension and dtype of the vectors.
-    name
-        Name in reports.
-    positive_semidefinite
-        Whether the caller promises that no eigenvalue is negative.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Float[Array, " dim"]], Float[Array, " dim"]],
-        dim: int,
-        dtype: Any = np.float32,
-        *,
-        name: str = "operator",
-        positive_semidefinite: bool = False,
-    ):
+        names = " + ".join(f"{c:g} × ({op.estimand})" for c, op in flat)
         super().__init__(
-            dim, dtype, f"{name} ({dim} x {dim})", positive_semidefinite=positive_semidefinite
+            dims.pop(),
+            np.result_type(*(op.dtype for _, op in flat)),
+            f"{names} + {shift:g} × identity" if shift else names,
+            positive_semidefinite=shift >= 0
+            and all(c >= 0 and op.positive_semidefinite for c, op in flat),
         )
-        self._function = function
+        self.terms = tuple(flat)
+        self.identity = shift
+
+    @property
+    def layout(self) -> TreeLayout | None:
+        """The parameter layout that all terms share, if they do."""
+        layouts = {getattr(op, "layout", None) for _, op in self.terms}
+        return layouts.pop() if len(layouts) == 1 else None
 
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        return self._function(vector)
+        total = self.identity * vector
+        for factor, op in self.terms:
+            total = total + factor * op.product(vector.astype(op.dtype)).astype(self.dtype)
+        return total
+
+    @override
+    def reference(self) -> "Combination | None":
+        twins = [(factor, op.reference()) for factor, op in self.terms]
+        if any(twin is None for _, twin in twins):
+            return None
+        return Combination([(c, twin) for c, twin in twins if twin], shift=self.identity)
