@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 import agents
+from curvlab.cli.command import refuse, run_command
+from curvlab.cli.console import make_console, say
 from curvlab.core.errors import CurvlabError
+
+NAME = "python -m agents"
 
 app = tyro.extras.SubcommandApp()
 
@@ -74,14 +77,14 @@ def supervised(
             fetch(source, data)
 
     limit = min(len(planned), jobs or max(1, _cores() // configs[0].settings.threads))
-    console = Console(highlight=False)
+    console, errors = make_console(), make_console(stderr=True)
     with Display(console) as display:
         study = Study(planned, limit, display, data)
         code = study.run()
     for label, reason in {**study.refused, **study.failed}.items():
-        _complain(f"{label}: {reason}")
+        say(errors, f"{label}: {reason}")
     if code == 0:
-        console.print(f"{len(planned)} complete runs in {out}", markup=False, soft_wrap=True)
+        say(console, f"{len(planned)} complete runs in {out}")
     return code
 
 
@@ -100,31 +103,20 @@ def list_presets() -> int:
             f"{config.total_steps:,}",
             preset.summary,
         )
-    Console(highlight=False).print(table)
+    make_console().print(table)
     return 0
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True, highlight=False).print(message, markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     if getattr(agents, "PROJECT", None) != "curvlab":
         where = getattr(agents, "__file__", None) or "an unknown place"
-        _complain(
+        return refuse(
+            NAME,
             f"The package `agents` was taken from {where}, which belongs to another distribution. "
-            "Run `python -m agents` from the root of the curvlab checkout."
+            "Run `python -m agents` from the root of the curvlab checkout.",
         )
-        return 2
-    try:
-        return app.cli(prog="python -m agents", args=arguments, description=__doc__)
-    except CurvlabError as error:
-        _complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        _complain("Interrupted; the same command continues.")
-        return 130
+    return run_command(app, NAME, __doc__ or "", arguments)
 
 
 if __name__ == "__main__":

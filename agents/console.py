@@ -11,9 +11,8 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.text import Text
 
-_SECONDS_BETWEEN_LINES = 10.0
+from curvlab.cli.console import SECONDS_BETWEEN_LINES, duration, say
 
 
 @dataclass
@@ -42,16 +41,6 @@ class _Status:
             return ""
         rate = (self.step - self.compiled[0]) / (now - self.compiled[1])
         return f"{rate:,.0f} steps/s, {duration((self.total - self.step) / rate)} left"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``"42 s"``, ``"3:20 min"`` or ``"2:05 h"``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 class Display:
@@ -93,7 +82,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Write one line (above the bars, if there are any)."""
-        self._console.print(Text(text), soft_wrap=True)
+        say(self._console, text)
 
     def add(self, label: str, total: int) -> None:
         """Announce a run of ``total`` steps whose process is about to start."""
@@ -125,7 +114,7 @@ class Display:
             self.line(f"{label}: end of task {row['task']} at step {step:,}, {figures}")
         if self._bars is not None and status.bar is not None:
             self._bars.update(status.bar, completed=step, pace=status.pace(now), row=figures)
-        elif not switch and now - status.said >= _SECONDS_BETWEEN_LINES:
+        elif not switch and now - status.said >= SECONDS_BETWEEN_LINES:
             status.said = now
             pace = f"{status.pace(now)}, " if status.pace(now) else ""
             self.line(f"{label}: step {step:,} of {status.total:,}, {pace}{figures}")

@@ -1,54 +1,54 @@
 """The command ``python -m figures list | make NAME...``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from rich.console import Console
+import tyro
 from rich.table import Table
 
+from curvlab.cli.command import run_command
+from curvlab.cli.console import make_console, say
 from curvlab.core.errors import CurvlabError
 from figures.catalogue import CATALOGUE, SCALES, find_entries
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 with one line that says what to do."""
-    chosen = _parser().parse_args(arguments)
-    try:
-        if chosen.command == "list":
-            _list()
-        else:
-            _make(chosen.names, chosen.scale, chosen.study, chosen.out)
-    except CurvlabError as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False, highlight=False)
-        return 2
-    return 0
+app = tyro.extras.SubcommandApp()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m figures",
-        description="Draw the figures of the paper from stored results. Nothing is trained here.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="list the figures")
-    make = commands.add_parser("make", help="draw figures")
-    make.add_argument("names", nargs="+", metavar="NAME", help="names from the list, or 'all'")
-    make.add_argument("--scale", choices=list(SCALES), default="quick", help="which study to draw")
-    make.add_argument("--study", type=Path, help="directory of the runs (default: by scale)")
-    make.add_argument("--out", type=Path, help="where to write (default: STUDY/figures)")
-    return parser
-
-
-def _list() -> None:
+@app.command(name="list")
+def list_figures() -> int:
+    """List the figures."""
     table = Table("name", "what it shows", box=None)
     for entry in CATALOGUE.values():
         table.add_row(entry.name, entry.summary)
-    Console().print(table)
+    make_console().print(table)
+    return 0
 
 
-def _make(names: list[str], scale: str, study: Path | None, out: Path | None) -> None:
+@app.command
+def make(
+    names: tyro.conf.Positional[tuple[str, ...]],
+    *,
+    scale: Literal["quick", "paper"] = "quick",
+    study: Path | None = None,
+    out: Path | None = None,
+) -> int:
+    """Draw figures.
+
+    Parameters
+    ----------
+    names
+        Names from the list, or `all`.
+    scale
+        Which study to draw: the demo, or that of the paper's settings.
+    study
+        Directory of the runs; by scale if not given.
+    out
+        Where to write; STUDY/figures by default.
+    """
+    if not names:
+        raise CurvlabError("No figure was named. Give names of `python -m figures list`, or `all`.")
     entries = find_entries(names)
     try:
         from curvlab.plots import save
@@ -60,11 +60,18 @@ def _make(names: list[str], scale: str, study: Path | None, out: Path | None) ->
         ) from error
     path = study or SCALES[scale].study
     data = load_study(path, preset=SCALES[scale].preset)
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     for entry in entries:
         for ending, figure in entry.draw(data).items():
             for file in save(figure, (out or path / "figures") / f"{entry.name}{ending}"):
-                console.print(str(file), markup=False)
+                say(console, str(file))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    description = "Draw the figures of the paper from stored results. Nothing is trained here."
+    return run_command(app, "python -m figures", description, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which figures there are, and the studies they are drawn from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -53,7 +53,7 @@ _ENTRIES = (
 CATALOGUE: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
-def find_entries(names: list[str]) -> list[Entry]:
+def find_entries(names: Sequence[str]) -> list[Entry]:
     """Return the figures of these names; ``all`` stands for every one.
 
     Raises

@@ -12,7 +12,7 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from curvlab.analysis.schedule import SPECTRA_PER_RUN, Landmarks, landmarks
+from curvlab.analysis.landmarks import SPECTRA_PER_RUN, Landmarks, landmarks
 from curvlab.analysis.spectrum import OPERATORS, Spectrum, operator_of
 from curvlab.analysis.survey import NO_PROBE_SET, Entry, probe_set_of, result_key, survey
 from curvlab.core.errors import CurvlabError, RunError, UnknownNameError

@@ -1,5 +1,9 @@
-"""How commands talk: tables, one line per event, and a progress bar where there is a terminal."""
+"""How commands talk: tables, one line per event, and a progress bar where there is a terminal.
 
+Shared by every command line of the project.
+"""
+
+import math
 import signal
 import threading
 import time
@@ -7,7 +11,6 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from types import TracebackType
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
@@ -40,17 +43,17 @@ def duration(seconds: float) -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """Return a number for a table, ``"-"`` for what was not measured."""
-    return "-" if np.isnan(value) else f"{value:.{digits}g}"
+    return "-" if math.isnan(value) else f"{value:.{digits}g}"
 
 
 def with_interval(value: float, low: float, high: float) -> str:
     """Return a number with its interval, ``"-"`` for what was not measured."""
-    return "-" if np.isnan(value) else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    return "-" if math.isnan(value) else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def with_radius(value: float, low: float, high: float) -> str:
     """Return a number with the radius of its symmetric interval."""
-    return "-" if np.isnan(value) else f"{value:#.4g} ± {(high - low) / 2:.1g}"
+    return "-" if math.isnan(value) else f"{value:#.4g} ± {(high - low) / 2:.1g}"
 
 
 @contextmanager

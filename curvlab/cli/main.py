@@ -1,27 +1,25 @@
-"""Entry point of ``curvlab``: its commands, their options, and what becomes of errors.
+"""Entry point of ``curvlab``: its commands and their options.
 
 Exit codes: 0 for success, 2 for a command that could not be carried out, 3 for one that was, but
 met damaged or unusable checkpoints, 130 for Ctrl-C.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 import curvlab
-from curvlab.core.errors import CurvlabError
+from curvlab.cli.command import run_command
 
-REFUSED = 2
-DAMAGED = 3
-INTERRUPTED = 130
-# What rich returns as well when nobody reads the output any more.
-UNREAD = 1
+DESCRIPTION = (
+    "What does the loss landscape of a checkpoint look like, and can this network still learn?"
+)
 
-Operator = Literal["hessian", "gauss_newton"]
+# A plain text, because listing the table of operators would import JAX for every --help.
+Operator = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
 app = tyro.extras.SubcommandApp()
@@ -36,7 +34,7 @@ def inspect(paths: Paths) -> int:
     paths
         Runs, or studies of runs.
     """
-    from curvlab.cli.inspection import inspect_runs
+    from curvlab.cli.inspect import inspect_runs
 
     return inspect_runs(paths)
 
@@ -64,7 +62,8 @@ def analyze(
         Which ones: performance, ranks, spectrum, units, weights, or those of plug-ins; all of these
         by default.
     operator
-        Matrix of the spectra; by default the Hessian, and Gauss-Newton at the task ends.
+        Matrix of the spectra (hessian, gauss_newton, ...; a wrong name lists them); by default the
+        Hessian, and Gauss-Newton at the task ends.
     steps
         Measure everything at these checkpoints and nothing elsewhere.
     probe_sets
@@ -79,7 +78,7 @@ def analyze(
     vectors
         Start vectors of each spectrum.
     """
-    from curvlab.cli.analysis import analyze_runs
+    from curvlab.cli.analyze import analyze_runs
 
     return analyze_runs(
         paths,
@@ -114,7 +113,7 @@ def spectrum(
     step
         Step of the checkpoint.
     operator
-        The matrix.
+        The matrix (hessian, gauss_newton, ...; a wrong name lists them).
     probe_set
         The data: current, next, or the name of a probe set.
     order
@@ -155,46 +154,18 @@ def compare(
     by
         What tells arms apart: arm, or the name of an entry of the runs' config.
     """
-    from curvlab.cli.comparison import compare_runs
+    from curvlab.cli.compare import compare_runs
 
     return compare_runs(paths, probe_set=probe_set, by=by)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; deliberate errors become one line on stderr."""
+    """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         sys.stdout.write(f"curvlab {curvlab.__version__}\n")
         return 0
-    try:
-        code = app.cli(
-            prog="curvlab",
-            description="What does the loss landscape of a checkpoint look like, and can this "
-            "network still learn?",
-            args=arguments,
-        )
-        sys.stdout.flush()
-        return int(code)
-    except CurvlabError as error:
-        return _fail(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        # Objects that the signal met half-made would complain in their destructors after this.
-        sys.unraisablehook = lambda _: None
-        _say("Interrupted. What was finished is stored; the same command goes on from there.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Otherwise the interpreter complains once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
-
-
-def _fail(message: str) -> int:
-    _say(f"curvlab: {message}")
-    return REFUSED
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    return run_command(app, "curvlab", DESCRIPTION, arguments)
 
 
 if __name__ == "__main__":

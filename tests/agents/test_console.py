@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from agents.console import Display, duration
+from agents.console import Display
+from curvlab.cli.console import duration
 
 
 def show(terminal: bool) -> str:

@@ -159,6 +159,6 @@ def test_interrupted(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("curvlab.cli.analysis.execute", interrupt)
+    monkeypatch.setattr("curvlab.cli.analyze.execute", interrupt)
     assert main(["analyze", str(run_path), "--diagnostics", "weights"]) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -97,4 +97,4 @@ def test_a_refusing_disk_is_one_line(
 ) -> None:
     out = "/dev/full/figures"
     assert main(["make", "fig1", "--study", str(study_directory), "--out", out]) == 2
-    assert capsys.readouterr().err.startswith("Error: Cannot write /dev/full/figures")
+    assert capsys.readouterr().err.startswith("python -m figures: Cannot write /dev/full/figures")

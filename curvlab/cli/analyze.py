@@ -9,6 +9,7 @@ from rich.console import Console
 
 from curvlab.analysis import Plan, Progress, Spectrum, collect, execute, make_plan, parse_budget
 from curvlab.analysis.plan import SECONDS_PER_CHEAP, resolve
+from curvlab.cli.command import INCOMPLETE
 from curvlab.cli.console import Meter, duration, make_console, noticing_interrupts, say
 from curvlab.cli.targets import open_targets
 from curvlab.core.errors import RunError
@@ -52,7 +53,7 @@ def analyze_runs(
     for plan in plans:
         bad += _carry_out(console, errors, plan)
     say(console, f"Finished in {duration(time.monotonic() - begin)}")
-    return 3 if bad else 0
+    return INCOMPLETE if bad else 0
 
 
 def _plan(

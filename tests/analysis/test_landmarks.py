@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curvlab.analysis.schedule import landmarks
+from curvlab.analysis.landmarks import landmarks
 
 # Five tasks of 8,000 steps: log-spaced, every end, and 1, 10, 100 steps into every task.
 SPACED = {0, 1, 10, 32, 100, 316, 1000, 3162, 8000, 10000, 16000, 24000, 31623, 32000, 40000}

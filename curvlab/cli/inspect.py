@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curvlab.cli.command import INCOMPLETE
 from curvlab.cli.console import make_console, say
 from curvlab.cli.targets import open_targets
 from curvlab.core.errors import RunError
@@ -19,7 +20,7 @@ def inspect_runs(paths: Sequence[Path]) -> int:
     """Describe and verify every run below the paths; 3 if a file is damaged."""
     console = make_console()
     findings = sum(_inspect(console, run) for run in open_targets(paths))
-    return 3 if findings else 0
+    return INCOMPLETE if findings else 0
 
 
 def _inspect(console: Console, run: Run) -> int:

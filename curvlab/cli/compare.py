@@ -12,6 +12,7 @@ from rich.table import Table
 
 from curvlab.analysis import load_results
 from curvlab.analysis.compare import coordinate
+from curvlab.cli.command import INCOMPLETE
 from curvlab.cli.console import make_console, number, say, with_interval, with_radius
 from curvlab.cli.targets import open_targets
 from curvlab.core.errors import RunError
@@ -68,7 +69,7 @@ def compare_runs(paths: Sequence[Path], *, probe_set: str, by: str) -> int:
         "the largest |eigenvalue| unless set otherwise).",
     )
     sys.stdout.flush()
-    return 3 if bad else 0
+    return INCOMPLETE if bad else 0
 
 
 def _measured(results: xr.Dataset, path: Path) -> list[int]:
