@@ -45,6 +45,9 @@ def extremal_sums(
     tridiagonal eigenproblem of order ``m + 1`` for each point.
     """
     m = len(diagonal)
+    # In units of a power of two near the norm: exact, and squares neither vanish nor overflow.
+    unit = 2.0 ** -np.frexp(np.abs(diagonal).max() + np.abs(offdiagonal).max())[1]
+    diagonal, offdiagonal, points = unit * diagonal, unit * offdiagonal, unit * points
     low, high = np.empty(len(points)), np.empty(len(points))
     banded = np.zeros((3, m))
     banded[0, 1:] = banded[2, :-1] = offdiagonal[:-1]

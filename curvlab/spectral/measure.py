@@ -5,6 +5,9 @@ steps of Lanczos determine its first ``2 m`` moments, and these confine ``F_v(x)
 (:mod:`curvlab.spectral.brackets`). For ``v`` uniform on the sphere ``F_v(x)`` scatters about the
 share of eigenvalues ``F(x)`` as a Beta variable. Every interval here is the one on top of the
 other, with ``x`` widened by the noise floor of the products.
+
+The distribution function is here; shares, means of functions, densities and storage are in
+``shares.py``, ``functionals.py``, ``measure_density.py`` and ``measure_storage.py``.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral.brackets import extremal_sums, tridiagonal_eigh
-from curvlab.spectral.density import Axis, Density, LinearAxis, kernel_density, smooth
+from curvlab.spectral.density import Axis, Density
 from curvlab.spectral.estimate import Band, Estimate
 from curvlab.spectral.intervals import count_bounds
 from curvlab.spectral.lanczos import Tridiagonal
@@ -30,10 +33,7 @@ ROUNDING = 1e-12
 """Slack for sums of quadrature weights."""
 
 FINEST = 600
-"""Most cells on which the band of a density is evaluated; with fewer it is valid but wider."""
-
-SUBDIVISIONS = 16
-"""Samples of a function inside each cell of the grid."""
+"""Most grid points at which a measure of several long Lanczos runs is bracketed."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,48 @@ class SpectralMeasure:
             coupling,
         )
 
+    @classmethod
+    def from_eigenvalues(
+        cls, eigenvalues: Float[Any, " dim"], *, noise_floor: float = 0.0, estimand: str = "matrix"
+    ) -> "SpectralMeasure":
+        """Hold all eigenvalues of a small matrix, each with weight ``1 / n``: nothing is random.
+
+        Parameters
+        ----------
+        eigenvalues
+            All of them, in any order (``numpy.linalg.eigvalsh(op.to_dense())``).
+        noise_floor
+            Accuracy of the eigenvalues.
+        estimand
+            The matrix.
+        """
+        values = np.sort(np.asarray(eigenvalues, np.float64))[None]
+        dim = values.shape[1]
+        return cls(
+            values,
+            np.full((1, dim), 1 / dim),
+            values,
+            np.zeros((1, dim)),
+            np.array([dim]),
+            np.array([True]),
+            np.ones(1),
+            dim,
+            noise_floor,
+            random=False,
+            matvecs=dim,
+            estimand=estimand,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether it holds every eigenvalue with weight ``1 / n``: no quadrature, no chance."""
+        return (
+            not self.random
+            and bool(self.exact.all())
+            and self.nodes.shape == (1, self.dim)
+            and bool(np.allclose(self.weights, 1 / self.dim, rtol=1e-9, atol=0))
+        )
+
     @property
     def vectors(self) -> int:
         """Number of start vectors."""
@@ -158,12 +200,12 @@ class SpectralMeasure:
         """Number of eigenvalues that were not deflated."""
         return self.dim - len(self.atoms)
 
-    def _atoms_upto(self, points: Any, side: int = 0) -> Int[np.ndarray, " points"]:
+    def atoms_upto(self, points: Any, side: int = 0) -> Int[np.ndarray, " points"]:
         """Count the atoms ``<= x``; for a bound (side -1, 1) those that may or must be there."""
         moved = np.asarray(points, np.float64) + side * self.blur
         return np.searchsorted(self.atoms, moved, side="right")
 
-    def _overall(self, share: Any, atoms: Any) -> Any:
+    def overall(self, share: Any, atoms: Any) -> Any:
         """Turn a share of the complement and a number of atoms into a share of all eigenvalues."""
         return (self.rest * share + atoms) / self.dim
 
@@ -195,7 +237,9 @@ class SpectralMeasure:
             high += share * self._one_sided(row, points, side=1)
         # Weights sum to one only up to rounding; those of given vectors are all that is claimed,
         # so the relative noise of the products counts for them.
-        slack = ROUNDING if self.random else ROUNDING + 4 * self.noise_floor / (reach / 2)
+        slack = ROUNDING
+        if not (self.random or self.complete):
+            slack += 4 * self.noise_floor / (reach / 2)
         return np.clip(low - slack, 0, 1), np.clip(np.maximum(low, high) + slack, 0, 1)
 
     def _one_sided(
@@ -211,7 +255,8 @@ class SpectralMeasure:
         moved = points + side * self.blur
         return extremal_sums(self.diagonal[row, :m], self.offdiagonal[row, :m], moved)[side > 0]
 
-    def _gauss_cdf(self, points: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    def gauss_cdf(self, points: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+        """Return the pooled share of the start vectors' quadrature weights at nodes ``<= x``."""
         flat = self.nodes.ravel()
         order = np.argsort(flat, kind="stable")
         pooled = (self.vector_weights[:, None] * self.weights).ravel()[order]
@@ -232,16 +277,9 @@ class SpectralMeasure:
         -------
         Estimate by Beta inversion on top of the quadrature bracket; valid with one vector.
         """
-        points = np.array([float(x)])
-        low, high = self.bracket(points)
-        value = np.clip(self._gauss_cdf(points), low, high)
-        spread = [
-            float(_step_cdf(n, w, points)[0]) for n, w in zip(self.nodes, self.weights, strict=True)
-        ]
-        counts = tuple(int(self._atoms_upto(points, side)[0]) for side in (-1, 0, 1))
-        return self._share(
-            value[0], low[0], high[0], counts, spread, level, f"share of eigenvalues <= {x:g}"
-        )
+        from curvlab.spectral.shares import share_between
+
+        return share_between(self, -np.inf, float(x), level, f"share of eigenvalues <= {x:g}")
 
     def mass(self, a: float, b: float, *, level: float = 0.95) -> Estimate:
         """Estimate the share of eigenvalues in ``(a, b]``; intervals as for :meth:`cdf`.
@@ -253,19 +291,10 @@ class SpectralMeasure:
         """
         if a > b:
             raise OperatorError(f"mass({a}, {b}) has its ends reversed. Pass a <= b.")
-        points = np.array([float(a), float(b)])
-        lows, highs = self.bracket(points)
-        low, high = max(0.0, lows[1] - highs[0]), highs[1] - lows[0]
-        cdf = self._gauss_cdf(points)
-        spread = [
-            float(np.diff(_step_cdf(n, w, points))[0])
-            for n, w in zip(self.nodes, self.weights, strict=True)
-        ]
-        value = float(np.clip(cdf[1] - cdf[0], low, high))
-        lows, middles, highs = (self._atoms_upto(points, side).tolist() for side in (-1, 0, 1))
-        counts = (max(0, lows[1] - highs[0]), middles[1] - middles[0], highs[1] - lows[0])
-        return self._share(
-            value, low, high, counts, spread, level, f"share of eigenvalues in ({a:g}, {b:g}]"
+        from curvlab.spectral.shares import share_between
+
+        return share_between(
+            self, float(a), float(b), level, f"share of eigenvalues in ({a:g}, {b:g}]"
         )
 
     def negative_fraction(self, floor: float, *, level: float = 0.95) -> Estimate:
@@ -282,44 +311,6 @@ class SpectralMeasure:
         if floor < 0:
             raise OperatorError(f"negative_fraction(floor={floor}) needs a floor >= 0.")
         return self.cdf(-floor, level=level)
-
-    def _share(
-        self,
-        value: float,
-        low: float,
-        high: float,
-        atoms: tuple[int, ...],
-        spread: list[float],
-        level: float,
-        what: str,
-    ) -> Estimate:
-        if self.random:
-            bounds = count_bounds(
-                np.array([low]),
-                np.array([high]),
-                dim=self.rest,
-                vectors=self.vectors,
-                tail=(1 - level) / 2,
-            )
-            interval, method = (float(bounds[0][0]), float(bounds[1][0])), "beta"
-        else:
-            interval, method = (float(low), float(high)), "bracket"
-        shares = (interval[0], low, value, high, interval[1])
-        known = (atoms[0], atoms[0], atoms[1], atoms[2], atoms[2])
-        ends = [float(self._overall(*pair)) for pair in zip(shares, known, strict=True)]
-        return Estimate(
-            ends[2],
-            self._stderr(spread),
-            min(ends[0], ends[2]),
-            max(ends[4], ends[2]),
-            level,
-            method,
-            self.vectors,
-            ends[1],
-            ends[3],
-            self.matvecs,
-            f"{what}; {self.estimand}",
-        )
 
     def cdf_band(self, grid: Float[Any, " points"], *, level: float = 0.95) -> Band:
         """Bound ``F`` at all points at once.
@@ -344,18 +335,18 @@ class SpectralMeasure:
         level: float,
     ) -> Band:
         low, high = bracket
-        value = np.clip(self._gauss_cdf(grid), low, high)
+        value = np.clip(self.gauss_cdf(grid), low, high)
         if self.random:
             tail = (1 - level) / (2 * self.rest)
             low, high = count_bounds(low, high, dim=self.rest, vectors=self.vectors, tail=tail)
         low, value, high = (
-            self._overall(share, self._atoms_upto(grid, side))
+            self.overall(share, self.atoms_upto(grid, side))
             for share, side in ((low, -1), (value, 0), (high, 1))
         )
         # F is monotone, so its bounds may be made so.
         low = np.maximum.accumulate(np.minimum(low, value))
         high = np.minimum.accumulate(np.maximum(high, value)[::-1])[::-1]
-        return Band(grid, value, low, high, level, "beta" if self.random else "bracket")
+        return Band(grid, value, low, high, level, "beta" if self.random else self.certainty)
 
     # -- linear functionals ----------------------------------------------------------------------
 
@@ -367,27 +358,22 @@ class SpectralMeasure:
         OperatorError
             If the order of the quadrature does not reach ``k``.
         """
-        reach = int(2 * self.orders[~self.exact].min(initial=np.iinfo(np.int32).max) - 1)
-        if k < 0 or k > reach:
-            raise OperatorError(
-                f"moment({k}) needs a quadrature exact to degree {k}; this one reaches {reach}. "
-                f"Run slq with order >= {k // 2 + 1}."
-            )
-        blur = k * self.blur * float(np.abs(self.support).max()) ** max(k - 1, 0)
-        return self._functional(
-            lambda x: x**k, level, f"mean of eigenvalue^{k}", exact=True, blur=blur
-        )
+        from curvlab.spectral.functionals import moment
+
+        return moment(self, k, level=level)
 
     def expectation(
         self, f: Callable[[Any], Any], *, level: float = 0.95, name: str = "f"
     ) -> Estimate:
         """Estimate ``(1/n) Σ f(λ_i)``.
 
-        The bracket is ``∫ (U - L) |df|`` about the quadrature value. The interval is the extreme of
-        ``∫ f dF`` over all distribution functions in the simultaneous band, *provided* that no
-        eigenvalue lies beyond the outermost Ritz values widened by their residuals (which no
-        quadrature can certify; use an order of 10 or more where ``f`` grows fast): honest with few
-        vectors, and wide. For a tight interval of a trace use :func:`curvlab.trace`.
+        The bracket is ``∫ (U - L) |df|`` about the quadrature value, summed over the start vectors.
+        The interval is the extreme of ``∫ f dF`` over all distribution functions in the
+        simultaneous band, *provided* that no eigenvalue lies beyond the outermost Ritz values
+        widened by their residuals (which no quadrature can certify; use an order of 10 or more
+        where ``f`` grows fast): honest with few vectors, and wide. With 8 vectors or more it is
+        intersected with the interval of quadratic forms
+        (:func:`curvlab.spectral.intervals.form_margin`), each at half the error probability.
 
         Parameters
         ----------
@@ -405,64 +391,9 @@ class SpectralMeasure:
         OperatorError
             If ``f`` is not finite on the support.
         """
-        return self._functional(f, level, f"mean of {name}(eigenvalue)", exact=False)
+        from curvlab.spectral.functionals import expectation
 
-    def _functional(
-        self, f: Callable[[Any], Any], level: float, what: str, *, exact: bool, blur: float = 0.0
-    ) -> Estimate:
-        grid = self.grid
-        # Rise and fall of f inside each cell between grid points, from a finer sample.
-        inner = np.linspace(0, 1, SUBDIVISIONS + 1)
-        with np.errstate(all="ignore"):  # what is not finite is refused below
-            samples = np.asarray(f(grid[:-1, None] + np.diff(grid)[:, None] * inner), np.float64)
-        if not np.isfinite(samples).all():
-            raise OperatorError(
-                f"The function is not finite everywhere on [{grid[0]:.3g}, {grid[-1]:.3g}], where "
-                "eigenvalues may lie. Clip it there, or shift the operator."
-            )
-        per_vector = (self.weights * f(self.nodes)).sum(1)
-        known = float(np.sum(f(self.atoms))) if len(self.atoms) else 0.0
-        value = float(self._overall(self.vector_weights @ per_vector, known))
-        steps = np.diff(samples, axis=1)
-        rise, fall = np.maximum(steps, 0).sum(1), np.maximum(-steps, 0).sum(1)
-        last = float(samples[-1, -1])
-
-        def ends(low: Any, high: Any) -> tuple[float, float]:
-            # int f dF = f(end) - int F df; on each cell F lies between its left and right values.
-            return (
-                last - float((rise * high[1:] - fall * low[:-1]).sum()),
-                last - float((rise * low[:-1] - fall * high[1:]).sum()),
-            )
-
-        low, high = (
-            self._overall(share, self._atoms_upto(grid, side))
-            for share, side in zip(self._grid_bracket, (-1, 1), strict=True)
-        )
-        bracket = (value - blur, value + blur) if exact else ends(low, high)
-        if self.random:
-            band = self._band(grid, self._grid_bracket, level)
-            interval, method = ends(band.low, band.high), "band"
-        else:
-            interval, method = bracket, "bracket"
-        return Estimate(
-            value,
-            self._stderr(per_vector.tolist()),
-            min(interval[0], value),
-            max(interval[1], value),
-            level,
-            method,
-            self.vectors,
-            min(bracket[0], value),
-            max(bracket[1], value),
-            self.matvecs,
-            f"{what}; {self.estimand}",
-        )
-
-    def _stderr(self, per_vector: list[float]) -> float:
-        if self.vectors < 2:
-            return float("nan")
-        spread = float(np.std(per_vector, ddof=1) * np.sqrt((self.vector_weights**2).sum()))
-        return spread * self.rest / self.dim
+        return expectation(self, f, level=level, name=name)
 
     @cached_property
     def grid(self) -> Float[np.ndarray, " points"]:
@@ -472,10 +403,10 @@ class SpectralMeasure:
         floor.
         """
         nodes = np.unique(np.append(self.nodes.ravel(), self.atoms))
-        reach = self.blur + max(
-            abs(float(self.offdiagonal[row, int(m) - 1])) * _end_components(self, row)
-            for row, m in enumerate(self.orders)
-        )
+        if not self.exact.all() and len(nodes) > FINEST // 2:  # coarser is wider, never wrong
+            inner = np.linspace(0, len(nodes) - 1, FINEST // 2).astype(int)
+            nodes = np.unique(np.append(nodes[inner], self.atoms))
+        reach = self.blur + max(_reach(self, row) for row in range(self.vectors))
         reach = max(reach, 1e-15 * float(np.abs(nodes).max()), 1e-300)
         ends = [nodes[0] - reach], [nodes[-1] + reach]
         return np.unique(np.concatenate([ends[0], nodes, (nodes[:-1] + nodes[1:]) / 2, ends[1]]))
@@ -485,6 +416,26 @@ class SpectralMeasure:
         self,
     ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
         return self.bracket(self.grid)
+
+    @cached_property
+    def grid_bracket(
+        self,
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """Bounds at :attr:`grid` of what the start vectors and the atoms together see."""
+        low, high = self._grid_bracket
+        return (
+            self.overall(low, self.atoms_upto(self.grid, -1)),
+            self.overall(high, self.atoms_upto(self.grid, 1)),
+        )
+
+    def grid_band(self, *, level: float = 0.95) -> Band:
+        """Return :meth:`cdf_band` on :attr:`grid`; the brackets are computed once."""
+        return self._band(self.grid, self._grid_bracket, level)
+
+    @property
+    def certainty(self) -> str:
+        """How an interval arises in which nothing is random."""
+        return "exact" if self.complete else "bracket"
 
     # -- densities ---------------------------------------------------------------------------------
 
@@ -513,21 +464,9 @@ class SpectralMeasure:
         level
             Simultaneous coverage of the band.
         """
-        axis = axis or LinearAxis()
-        grid = np.asarray(grid, np.float64)
-        centres = axis.forward(np.append(self.nodes.ravel(), self.atoms))
-        pooled = self.rest / self.dim * self.vector_weights[:, None] * self.weights
-        shares = np.append(pooled.ravel(), np.full(len(self.atoms), 1 / self.dim))
-        value = smooth(axis.forward(grid), centres, shares, bandwidth)
-        # Resolve the kernel, and the flanks of heavy atoms (the null cluster).
-        span = axis.forward(np.array([self.grid[0], self.grid[-1]]))
-        cells = min(int((span[1] - span[0]) / bandwidth * 5), FINEST)
-        fine = np.linspace(span[0], span[1], 2 + cells)
-        heavy = centres[shares > 0.01]
-        flanks = [heavy + step * bandwidth for step in (-0.03, -0.003, 0.003, 0.03)]
-        points = axis.inverse(np.unique(np.concatenate([fine, *flanks])))
-        band = self.cdf_band(points, level=level)
-        return kernel_density(grid, value, band, axis=axis, bandwidth=bandwidth)
+        from curvlab.spectral.measure_density import smoothed
+
+        return smoothed(self, grid, bandwidth=bandwidth, axis=axis, level=level)
 
     def ritz_histogram(self, grid: Float[Any, " points"], *, bandwidth: float) -> Density:
         """Smooth the Ritz values with *equal* weights, as older figures of Hessian spectra did.
@@ -540,67 +479,24 @@ class SpectralMeasure:
         OperatorError
             If the Lanczos vectors were not kept orthogonal, or eigenvalues were deflated.
         """
-        if not self.orthogonal or len(self.atoms):
-            raise OperatorError(
-                "Equally weighted Ritz values were asked of a measure "
-                + ("with deflated eigenvalues" if self.orthogonal else "without a stored basis")
-                + ", where their number means nothing. Run slq with its basis and without deflate=."
-            )
-        grid = np.asarray(grid, np.float64)
-        shares = np.concatenate([np.full(int(m), 1 / int(m)) for m in self.orders]) / self.vectors
-        nodes = np.concatenate(
-            [row[: int(m)] for row, m in zip(self.nodes, self.orders, strict=True)]
-        )
-        value = smooth(grid, nodes, shares, bandwidth)
-        unknown = np.full(grid.shape, np.nan)
-        unit = f"Ritz values, order {int(self.orders.max())}, per unit eigenvalue"
-        return Density(grid, value, unknown, unknown, float("nan"), bandwidth, unit)
+        from curvlab.spectral.measure_density import ritz_histogram
+
+        return ritz_histogram(self, grid, bandwidth=bandwidth)
 
     # -- storage -----------------------------------------------------------------------------------
 
     def to_dataset(self) -> "xr.Dataset":
         """Return everything as an ``xarray.Dataset`` over ``vector`` and ``node``."""
-        import xarray as xr
+        from curvlab.spectral.measure_storage import to_dataset
 
-        table = ("vector", "node")
-        deflated: Any = {}
-        if len(self.atoms):
-            deflated = {"atoms": (("atom",), self.atoms), "coupling": self.coupling}
-        return xr.Dataset(
-            {
-                **{name: (table, getattr(self, name)) for name in _TABLES},
-                **{name: (("vector",), getattr(self, name)) for name in _COLUMNS},
-                "dim": self.dim,
-                "noise_floor": self.noise_floor,
-                "random": self.random,
-                "matvecs": self.matvecs,
-                "orthogonal": self.orthogonal,
-                **deflated,
-            },
-            attrs={"estimand": self.estimand},
-        )
+        return to_dataset(self)
 
     @classmethod
     def from_dataset(cls, dataset: "xr.Dataset") -> "SpectralMeasure":
         """Rebuild a measure from :meth:`to_dataset`."""
-        return cls(
-            **{name: np.asarray(dataset[name].values, np.float64) for name in _TABLES},
-            orders=np.asarray(dataset["orders"].values).astype(int),
-            exact=np.asarray(dataset["exact"].values).astype(bool),
-            vector_weights=np.asarray(dataset["vector_weights"].values, np.float64),
-            dim=int(dataset["dim"]),
-            noise_floor=float(dataset["noise_floor"]),
-            random=bool(dataset["random"]),
-            matvecs=int(dataset["matvecs"]),
-            estimand=str(dataset.attrs.get("estimand", "")),
-            atoms=np.asarray(dataset.get("atoms", np.zeros(0)), np.float64),
-            coupling=float(dataset.get("coupling", 0.0)),
-            orthogonal=bool(dataset["orthogonal"]),
-        )
+        from curvlab.spectral.measure_storage import from_dataset
 
-
-_TABLES = ("nodes", "weights", "diagonal", "offdiagonal")
-_COLUMNS = ("orders", "exact", "vector_weights")
+        return from_dataset(dataset)
 
 
 def _step_cdf(
@@ -610,8 +506,11 @@ def _step_cdf(
     return cumulative[np.searchsorted(nodes, points, side="right")]
 
 
-def _end_components(measure: SpectralMeasure, row: int) -> float:
-    """Largest last component among the two outermost eigenvectors of ``T``."""
+def _reach(measure: SpectralMeasure, row: int) -> float:
+    """How far beyond an outermost Ritz value the eigenvalue may lie that it stands for."""
     m = int(measure.orders[row])
+    residual = abs(float(measure.offdiagonal[row, m - 1]))
+    if measure.exact[row]:
+        return residual
     _, vectors = tridiagonal_eigh(measure.diagonal[row, :m], measure.offdiagonal[row, : m - 1])
-    return float(np.abs(vectors[-1, [0, -1]]).max())
+    return residual * float(np.abs(vectors[-1, [0, -1]]).max())

@@ -1,30 +1,29 @@
-"""Trace of an operator: an exact part on a sketched subspace and Hutchinson on its complement."""
+"""Trace of an operator: an exact part on a sketched subspace and Hutchinson on its complement.
+
+Estimators that use every product for both parts are in :mod:`curvlab.spectral.xtrace`.
+"""
 
 import jax
 import numpy as np
-import scipy.stats
 from jaxtyping import Array, Float
 
-from curvlab.core.errors import OperatorError
+from curvlab.spectral.complement import (
+    FEWEST,
+    SAMPLE,
+    Deflation,
+    blocks,
+    check_vectors,
+    deflation,
+    exact_diagonal,
+    known_noise,
+    product_rows,
+)
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Estimate
-from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.intervals import form_margin, planned_vectors
+from curvlab.spectral.operator import SymmetricOperator
 
-FEWEST = 8
-"""Fewest complement vectors: with fewer, an interval would have to be wide beyond use."""
-
-SKETCH, SAMPLE = 0x5E7C4, 0x5A317
-"""Tags of keys; far from the small numbers by which callers derive keys."""
-
-
-def skew_allowance(vectors: int) -> float:
-    """Return the factor on the half-width of Student's t, ``1 + 2.8 / √vectors``.
-
-    Samples are sums of squares. In the worst case a single outlier is left in the complement and
-    they follow ``χ²₁``: plain 95 % intervals then hold the truth in 88 % of draws with 8 vectors.
-    With this factor (2.0 for 8 vectors, 1.7 for 16) they hold it in 95 %. Calibrated at 95 %.
-    """
-    return 1 + 2.8 / vectors**0.5
+__all__ = ["FEWEST", "trace"]
 
 
 def trace(
@@ -34,15 +33,22 @@ def trace(
     vectors: int = 16,
     sketch: int = 8,
     deflate: Eigenpairs | None = None,
+    tolerance: float | None = None,
+    max_vectors: int = 1000,
     noise_floor: float | None = None,
     level: float = 0.95,
 ) -> Estimate:
     """Estimate ``tr A``.
 
-    ``tr A = tr(Qᵀ A Q) + E[(n - k) uᵀ A u]`` with orthonormal ``Q`` of rank ``k`` and ``u`` uniform
-    on the unit sphere of the complement. ``Q`` spans ``A S`` for Gaussian ``S``, or the given
-    eigenvectors, and so holds most outliers. What is left is close to normal, unless an outlier
-    escaped: Student's t is widened by :func:`skew_allowance`.
+    ``tr A = tr(Q A Qᵀ) + E[(n - k) uᵀ A u]`` with ``k`` orthonormal rows ``Q`` and ``u`` uniform on
+    the unit sphere of the complement. ``Q`` spans ``A S`` for Gaussian ``S``, or the given
+    eigenvectors, and so holds most outliers (with ``Q`` empty this is Hutchinson's estimator).
+
+    The interval does not use the scatter of the samples. The variance of a sample is
+    ``2 (n - k) E‖r‖²`` with ``r = B u - (uᵀ B u) u`` and ``B`` the projected matrix: each product
+    gives an unbiased estimate of it, which is far more precise than a sum of squared deviations,
+    above all where a single outlier escaped the sketch. See
+    :func:`curvlab.spectral.intervals.form_margin`.
 
     Parameters
     ----------
@@ -51,11 +57,18 @@ def trace(
     key
         Key of sketch and vectors.
     vectors
-        Complement vectors, at least 8.
+        Complement vectors, at least 8; those of the first stage when there is a ``tolerance``.
     sketch
         Columns of ``S``; 0 for plain Hutchinson. Ignored when ``deflate`` is given.
     deflate
         Eigenpairs of ``op`` whose span replaces the sketch, and saves its products.
+    tolerance
+        Wanted half-width of the interval, relative to the trace that the first stage found. The
+        number of vectors follows from the variance of the first stage alone (Stein's two-stage
+        rule): stopping as soon as an interval looks narrow would break its coverage.
+    max_vectors
+        Most vectors for a ``tolerance``. Where it, or the noise of the products, does not allow
+        the target, the interval is as wide as it has to be.
     noise_floor
         ``η`` if known; measured otherwise. The interval is widened by ``n η``.
     level
@@ -63,8 +76,8 @@ def trace(
 
     Returns
     -------
-    The estimate. Cost: ``2 sketch + vectors`` products; small operators are summed exactly with
-    ``n``.
+    The estimate, with the products spent. Cost: ``2 sketch + vectors`` products and those of the
+    second stage; where ``n`` products are fewer, the trace is summed exactly.
 
     Raises
     ------
@@ -74,68 +87,40 @@ def trace(
     References
     ----------
     Meyer, Musco, Musco, Woodruff 2021, *Hutch++: Optimal stochastic trace estimation*; spheres in
-    the complement as in Epperly, Tropp, Webber 2024, *XTrace*.
+    the complement as in Epperly, Tropp, Webber 2024, *XTrace*; Stein 1945, *A two-sample test for
+    a linear hypothesis whose power is independent of the variance*.
     """
-    if vectors < FEWEST:
-        raise OperatorError(
-            f"trace(vectors={vectors}) cannot give an honest interval. Use vectors >= {FEWEST}."
-        )
-    if deflate is not None and deflate.vectors.shape[1] != op.dim:
-        raise OperatorError(
-            f"deflate= holds eigenvectors of length {deflate.vectors.shape[1]}, the operator has "
-            f"{op.dim} rows. Pass eigenpairs of the same operator."
-        )
-    spent = vectors
-    if noise_floor is None:
-        noise_floor = op.noise_floor(jax.random.fold_in(key, SAMPLE + 1))
-        spent += 2
-    slack = op.dim * noise_floor
-    rank = len(deflate.values) if deflate is not None else sketch
-    estimand = f"trace; {op.estimand}"
+    check_vectors(vectors, "trace")
+    noise_floor, spent = known_noise(op, key, noise_floor)
+    estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
+    rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
-        value = float(np.trace(op.to_dense().astype(np.float64)))
-        return Estimate(
-            value,
-            0.0,
-            value - slack,
-            value + slack,
-            level,
-            "exact",
-            0,
-            value,
-            value,
-            op.dim,
-            estimand,
+        return exact_estimate(float(exact_diagonal(op).sum()), slack, level, op.dim, estimand)
+    subspace = deflation(op, key, sketch=sketch, deflate=deflate)
+    spent += subspace.matvecs + vectors
+    forms, variances = _forms(op, key, subspace, 0, vectors)
+    margin = form_margin(variances, level)
+    method = "normal"
+    if tolerance is not None:
+        target = tolerance * abs(subspace.trace + float(forms.mean()))
+        planned, margin = planned_vectors(
+            variances, max(target - slack, target / 2), level, most=max_vectors
         )
-    if deflate is not None:
-        basis, known = deflate.vectors, float(deflate.values.sum())
-    elif sketch:
-        columns = _draw(op, jax.random.fold_in(key, SKETCH), sketch)
-        images = np.asarray(op.matmat(columns), np.float64)
-        basis = np.linalg.qr(images.T)[0].T
-        products = np.asarray(op.matmat(basis.astype(op.dtype)), np.float64)
-        known = float((basis * products).sum())
-        spent += 2 * sketch
-    else:
-        basis, known = np.zeros((0, op.dim)), 0.0
-    samples = _draw(op, jax.random.fold_in(key, SAMPLE), vectors)
-    samples = samples - (samples @ basis.T) @ basis
-    samples = samples / np.linalg.norm(samples, axis=1, keepdims=True)
-    rounded = samples.astype(op.dtype)
-    images = np.asarray(op.matmat(rounded), np.float64)
-    forms = known + (op.dim - len(basis)) * (samples * images).sum(1)
-    value = float(forms.mean())
-    stderr = float(forms.std(ddof=1) / np.sqrt(vectors))
-    quantile = float(scipy.stats.t.ppf((1 + level) / 2, vectors - 1))
-    half = skew_allowance(vectors) * quantile * stderr + slack
+        if spent + planned - vectors >= op.dim:
+            total = float(exact_diagonal(op).sum())
+            return exact_estimate(total, slack, level, spent + op.dim, estimand)
+        more, _ = _forms(op, key, subspace, vectors, planned)
+        forms, method = np.append(forms, more), "two-stage"
+        spent += planned - vectors
+    value = subspace.trace + float(forms.mean())
     return Estimate(
         value,
-        stderr,
-        value - half,
-        value + half,
+        float(np.sqrt(variances.mean() / len(forms))),
+        value - margin - slack,
+        value + margin + slack,
         level,
-        "student-t",
-        vectors,
+        method,
+        len(forms),
         value,
         value,
         spent,
@@ -143,6 +128,24 @@ def trace(
     )
 
 
-def _draw(op: SymmetricOperator, key: Array, count: int) -> Float[np.ndarray, "count dim"]:
-    rows = [np.asarray(random_vector(jax.random.fold_in(key, i), op.dim)) for i in range(count)]
-    return np.stack(rows).astype(np.float64)
+def exact_estimate(
+    value: float, slack: float, level: float, matvecs: int, estimand: str
+) -> Estimate:
+    """Return an estimate that only the noise of the products makes uncertain."""
+    low, high = value - slack, value + slack
+    return Estimate(value, 0.0, low, high, level, "exact", 0, value, value, matvecs, estimand)
+
+
+def _forms(
+    op: SymmetricOperator, key: Array, subspace: Deflation, first: int, last: int
+) -> tuple[Float[np.ndarray, " vectors"], Float[np.ndarray, " vectors"]]:
+    """Return ``(n - k) uᵀ A u`` for vectors ``first`` to ``last - 1``, and their variances."""
+    forms, variances = np.zeros(last - first), np.zeros(last - first)
+    for start, count in blocks(first, last, op.dim):
+        where = slice(start - first, start - first + count)
+        rows = subspace.unit_rows(jax.random.fold_in(key, SAMPLE), start, count)
+        images = subspace.remove(product_rows(op, rows))
+        forms[where] = (rows * images).sum(1)
+        remainders = images - forms[where, None] * rows
+        variances[where] = 2 * subspace.rest * (remainders**2).sum(1)
+    return subspace.rest * forms, variances
