@@ -33,6 +33,8 @@ def promote(tree: Any) -> Any:
     """Return ``tree`` with its floating leaves in float64; call inside :func:`float64`."""
 
     def up(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):  # stays on the host
+            return leaf.astype(np.float64) if is_floating(leaf) else leaf
         return jnp.asarray(leaf, jnp.float64) if is_floating(leaf) else leaf
 
     return jax.tree.map(up, tree)
