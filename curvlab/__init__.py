@@ -37,6 +37,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "cross_entropy": "curvlab.objectives",
     "squared_error": "curvlab.objectives",
     "DIAGNOSTICS": "curvlab.analysis",
+    "Diagnostic": "curvlab.plasticity",
     "hidden_activations": "curvlab.plasticity",
     "performance": "curvlab.plasticity",
     "ranks": "curvlab.plasticity",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from curvlab.objectives import accuracy as accuracy
     from curvlab.objectives import cross_entropy as cross_entropy
     from curvlab.objectives import squared_error as squared_error
+    from curvlab.plasticity import Diagnostic as Diagnostic
     from curvlab.plasticity import hidden_activations as hidden_activations
     from curvlab.plasticity import performance as performance
     from curvlab.plasticity import ranks as ranks

@@ -28,7 +28,7 @@ def compare(runs: Sequence[Run], *, by: str = "arm", paired: str = "seed") -> xr
     -------
     xarray.Dataset
         The variables of :func:`curvlab.load_results` with the dimensions ``by`` and ``paired`` in
-        front; NaN where an arm lacks a seed or a step.
+        front; NaN where an arm lacks a seed or a step (``status`` and ``task`` too).
 
     Raises
     ------
@@ -45,15 +45,18 @@ def compare(runs: Sequence[Run], *, by: str = "arm", paired: str = "seed") -> xr
                 f"Two runs have {by}={place[0]!r} and {paired}={place[1]!r}; {run.path} is the "
                 "second. Compare fewer runs, or tell them apart by another config entry."
             )
-        table[place] = load_results(run).drop_vars("status")
+        table[place] = load_results(run)
+    table = _padded(table)
     arms = list(dict.fromkeys(arm for arm, _ in table))
-    seeds = sorted({seed for _, seed in table})
+    # Runs without a seed are told apart by the names of their directories.
+    seeds = sorted({seed for _, seed in table}, key=lambda seed: (isinstance(seed, str), seed))
+    kind = object if any(isinstance(seed, str) for seed in seeds) else None
     rows = [
         xr.concat(
             [table.get((arm, seed), _empty(table)) for seed in seeds],
-            xr.Variable(paired, np.array(seeds)),
+            xr.Variable(paired, np.array(seeds, dtype=kind)),
             join="outer",
-            coords="minimal",
+            coords=["task"],
             compat="override",
             combine_attrs="drop_conflicts",
         )
@@ -63,7 +66,7 @@ def compare(runs: Sequence[Run], *, by: str = "arm", paired: str = "seed") -> xr
         rows,
         xr.Variable(by, np.array(arms, dtype=object)),
         join="outer",
-        coords="minimal",
+        coords=["task"],
         compat="override",
         combine_attrs="drop_conflicts",
     )
@@ -82,6 +85,8 @@ def coordinate(run: Run, name: str) -> Any:
     found = _find(run.config, name)
     if found is None and name == "arm":
         return run.path.resolve().parent.name
+    if found is None and name == "seed":
+        return run.path.resolve().name
     if found is None:
         raise RunError(
             f"{run.path} has no {name!r} in its config. Entries: {', '.join(run.config) or 'none'}."
@@ -105,6 +110,21 @@ def _text(value: Any) -> str:
         settings = ", ".join(f"{k}={v}" for k, v in value["settings"].items())
         return f"{value['name']}({settings})"
     return str(value)
+
+
+def _padded(table: dict[tuple[Any, Any], xr.Dataset]) -> dict[tuple[Any, Any], xr.Dataset]:
+    """Give dimensions without labels (nodes, start vectors) the same length in all datasets."""
+    longest: dict[Any, int] = {}
+    for found in table.values():
+        for dim, size in found.sizes.items():
+            if dim not in found.indexes:
+                longest[dim] = max(size, longest.get(dim, 0))
+    padded: dict[tuple[Any, Any], xr.Dataset] = {}
+    for place, found in table.items():
+        missing = {d: longest[d] - found.sizes[d] for d in longest if d in found.sizes}
+        width = {dim: (0, count) for dim, count in missing.items() if count}
+        padded[place] = found.pad(width) if width else found
+    return padded
 
 
 def _empty(table: dict[tuple[Any, Any], xr.Dataset]) -> xr.Dataset:

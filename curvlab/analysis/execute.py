@@ -10,12 +10,16 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import xarray as xr
 
 import curvlab
 from curvlab.analysis.plan import Measurement, Plan
 from curvlab.analysis.survey import role_of
 from curvlab.core.errors import OperatorError, ProblemError, RunError
+from curvlab.core.precision import is_floating
 from curvlab.curvature import Problem
 from curvlab.plasticity.registry import settings_of
 from curvlab.runs import Checkpoint
@@ -31,8 +35,8 @@ class Progress:
         The one that has just ended; None before the first.
     finished, total
         Measurements.
-    products, total_products
-        Operator products.
+    share
+        Of the expected time, from 0 to 1: a spectrum takes as long as hundreds of cheap ones.
     failure
         Why the measurement failed, else ``""``.
     """
@@ -40,8 +44,7 @@ class Progress:
     measurement: Measurement | None
     finished: int
     total: int
-    products: int
-    total_products: int
+    share: float
     failure: str = ""
 
 
@@ -105,13 +108,16 @@ def execute(plan: Plan, progress: Callable[[Progress], None] | None = None) -> O
     failures = dict(plan.problems)
     skipped: list[Measurement] = []
     measured: dict[Measurement, xr.Dataset] = {}
-    finished = products = 0
-    report(Progress(None, 0, len(plan.to_do), 0, plan.products))
+    per_product = 0.0 if np.isnan(plan.seconds_per_product) else plan.seconds_per_product
+    expected = sum(item.seconds(per_product) for item in plan.to_do)
+    done = 0.0
+    finished = 0
+    report(Progress(None, 0, len(plan.to_do), 0.0))
     for step, items in groupby(plan.to_do, key=lambda item: item.step):
         checkpoint: Checkpoint | None = None
         for item in items:
             late = plan.budget is not None and time.perf_counter() - begin > plan.budget
-            if late and item.products:
+            if late and item.products and finished:
                 skipped.append(item)
                 continue
             failure = ""
@@ -122,8 +128,8 @@ def execute(plan: Plan, progress: Callable[[Progress], None] | None = None) -> O
             except (RunError, ProblemError, OperatorError) as error:
                 failure = failures[step] = str(error)
             finished += 1
-            products += item.products
-            report(Progress(item, finished, len(plan.to_do), products, plan.products, failure))
+            done += item.seconds(per_product)
+            report(Progress(item, finished, len(plan.to_do), done / expected, failure))
     return Outcome(failures, tuple(skipped), time.perf_counter() - begin, measured)
 
 
@@ -149,6 +155,17 @@ def measure(plan: Plan, item: Measurement, checkpoint: Checkpoint) -> xr.Dataset
         probe_set_hash=hashed,
         roles=role_of(checkpoint, item.probe_set),
         seconds=time.perf_counter() - start,
+        **_circumstances(checkpoint),
     )
     plan.run.write_result(item.diagnostic.name, item.step, item.probe_set, item.key, dataset)
     return dataset
+
+
+def _circumstances(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what the last digits of a number depend on."""
+    leaves = [leaf for leaf in jax.tree.leaves(checkpoint.params) if is_floating(leaf)]
+    return {
+        "dtype": str(jnp.result_type(*leaves)) if leaves else "none",
+        "device": jax.devices()[0].device_kind,
+        "jax_version": jax.__version__,
+    }

@@ -119,6 +119,37 @@ class Plan:
         """Why a checkpoint cannot be analysed, by step."""
         return {entry.step: entry.status for entry in self.entries if not entry.usable}
 
+    def within(self, seconds: float) -> "Plan":
+        """Return the part of this plan that fits a time, in order of priority.
+
+        Any time above zero leaves at least one measurement, so that repeating a command with a
+        small budget always goes further.
+        """
+        kept: list[Measurement] = []
+        left_out: list[Measurement] = []
+        per_product = 0.0 if np.isnan(self.seconds_per_product) else self.seconds_per_product
+        spent = 0.0
+        compiled: set[Diagnostic] = set()
+        for item in self.measurements:
+            cost = item.seconds(per_product)
+            if cost and item.products and item.diagnostic not in compiled:
+                cost += SECONDS_TO_COMPILE
+            # Once something does not fit, nothing of lower priority of its kind may jump the queue.
+            blocked = any(other.diagnostic == item.diagnostic for other in left_out)
+            if not cost or (not blocked and (spent + cost <= seconds or spent == 0 < seconds)):
+                kept.append(item)
+                spent += cost
+                if cost and item.products:
+                    compiled.add(item.diagnostic)
+            else:
+                left_out.append(item)
+        return replace(
+            self,
+            measurements=tuple(kept),
+            left_out=(*self.left_out, *left_out),
+            budget=seconds,
+        )
+
     def summary(self) -> str:
         """Say in one line what will be done and what it costs."""
         spectra = sum(item.products > 0 for item in self.to_do)
@@ -192,9 +223,9 @@ def make_plan(
     steps
         Measure everything at these checkpoints, and nothing elsewhere.
     budget
-        Seconds; measurements are chosen by priority (cheap ones, task ends, start, task switches,
-        the rest evenly spread) until the expected time is used up. Stored results cost nothing, so
-        repeating the command goes further.
+        Seconds, planning included; measurements are chosen by priority (cheap ones, task ends,
+        start, task switches, the rest evenly spread) until the expected time is used up. Stored
+        results cost nothing, so repeating the command goes further.
     spectra
         Checkpoints that get a spectrum when ``steps`` is not given.
     tick
@@ -216,6 +247,7 @@ def make_plan(
     """
     if budget is not None and not budget > 0:
         raise RunError(f"A budget of {budget} s leaves no time for anything. Give more than 0.")
+    begin = time.monotonic()
     chosen = resolve(diagnostics, operator)
     entries = survey(run, steps, tick=tick)
     usable = [entry for entry in entries if entry.usable]
@@ -225,11 +257,13 @@ def make_plan(
     probe_sets = tuple(dict.fromkeys(probe_sets))
     most = spectra if steps is None else None
     measurements = _measurements(run, usable, chosen, probe_sets, most)
-    plan = Plan(run, entries, probe_sets, tuple(measurements), budget=budget)
+    plan = Plan(run, entries, probe_sets, tuple(measurements))
     costly = [item for item in plan.to_do if item.products]
     if costly:
         plan = replace(plan, seconds_per_product=_time_product(run, costly))
-    return plan if budget is None else _fit(plan, budget)
+    if budget is None:
+        return plan
+    return plan.within(max(budget - (time.monotonic() - begin), SECONDS_PER_CHEAP))
 
 
 def _measurements(
@@ -318,31 +352,6 @@ def _time_product(run: Run, items: Sequence[Measurement]) -> float:
     except CurvlabError:
         return float("nan")
     return float(np.median(seconds))
-
-
-def _fit(plan: Plan, budget: float) -> Plan:
-    """Keep what fits a budget, in order of priority."""
-    kept: list[Measurement] = []
-    left_out: list[Measurement] = []
-    per_product = plan.seconds_per_product
-    spent = 0.0
-    compiled: set[Diagnostic] = set()
-    for item in plan.measurements:
-        cost = 0.0
-        if not item.stored:
-            cost = item.seconds(0.0 if np.isnan(per_product) else per_product)
-            if item.products and item.diagnostic not in compiled:
-                cost += SECONDS_TO_COMPILE
-        # Once something does not fit, nothing of lower priority of its kind may jump the queue.
-        blocked = any(other.diagnostic == item.diagnostic for other in left_out)
-        if item.stored or (not blocked and spent + cost <= budget):
-            kept.append(item)
-            spent += cost
-            if cost and item.products:
-                compiled.add(item.diagnostic)
-        else:
-            left_out.append(item)
-    return replace(plan, measurements=tuple(kept), left_out=tuple(left_out))
 
 
 def parse_budget(text: str) -> float:

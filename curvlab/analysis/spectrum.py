@@ -13,16 +13,15 @@ import xarray as xr
 
 from curvlab.core.errors import OperatorError, UnknownNameError
 from curvlab.curvature import CurvatureOperator, GaussNewton, Hessian, Problem
-from curvlab.plasticity import DIAGNOSTICS
+from curvlab.plasticity import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
 from curvlab.spectral import Eigenpairs, Estimate, SpectralMeasure, eigenpairs, lanczos, trace
+from curvlab.spectral.noise import NOISE_PRODUCTS
 from curvlab.spectral.slq import measure_from_runs, measured_noise_floor, start_key
 
 OPERATORS: dict[str, type[CurvatureOperator]] = {"gauss_newton": GaussNewton, "hessian": Hessian}
 
 TRACE_VECTORS = 8
-# Of the noise floor: two random directions and two Ritz vectors, each once more in float64.
-NOISE_PRODUCTS = 8
 
 
 def operator_of(name: str, problem: Problem) -> CurvatureOperator:
@@ -47,7 +46,7 @@ def pair_names(largest: int, smallest: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Diagnostic):
     """Measure, extreme eigenpairs, trace and noise floor of a curvature matrix.
 
     Attributes
@@ -70,7 +69,6 @@ class Spectrum:
 
     name: ClassVar[str] = "spectrum"
     version: ClassVar[int] = 2
-    on_probe_set: ClassVar[bool] = True
     operator: str = "hessian"
     order: int = 40
     vectors: int = 2
@@ -106,7 +104,7 @@ class Spectrum:
                 f"spectrum(largest={self.largest}, smallest={self.smallest}) needs at least one "
                 f"pair at each end and at most order={self.order} in total. Change one of them."
             )
-        return self.order * self.vectors + pairs + TRACE_VECTORS + NOISE_PRODUCTS
+        return self.order * self.vectors + pairs + TRACE_VECTORS + 2 * NOISE_PRODUCTS
 
     def __call__(self, checkpoint: Checkpoint, probe_set: str = "current") -> xr.Dataset:
         """Measure a checkpoint; all variables are prefixed by the operator's name."""

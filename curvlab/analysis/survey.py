@@ -77,12 +77,7 @@ def survey(
             "checkpoints with save_checkpoint()."
         )
     for step in steps or ():
-        if step not in stored:
-            near = sorted(sorted(stored, key=lambda known, s=step: abs(known - s))[:4])
-            raise RunError(
-                f"{run.path} has no checkpoint at step {step}. Nearest: "
-                f"{', '.join(map(str, near))}."
-            )
+        run.require_step(step)
     entries: list[Entry] = []
     for step in stored if steps is None else sorted(set(steps)):
         entries.append(_entry(run, step))

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from curvlab.analysis import Plan, Progress, Spectrum, collect, execute, make_plan, parse_budget
-from curvlab.analysis.plan import SECONDS_PER_CHEAP, resolve
+from curvlab.analysis.plan import resolve
 from curvlab.cli.command import INCOMPLETE
 from curvlab.cli.console import Meter, duration, make_console, noticing_interrupts, say
 from curvlab.cli.targets import open_targets
@@ -31,6 +31,7 @@ def analyze_runs(
 ) -> int:
     """Analyse every run below the paths; 3 if a checkpoint could not be analysed."""
     console, errors = make_console(), make_console(stderr=True)
+    begin = time.monotonic()
     seconds = None if budget is None else parse_budget(budget)
     if spectra < 1:
         raise RunError(f"--spectra {spectra} was asked for. Use 1 or more.")
@@ -38,22 +39,42 @@ def analyze_runs(
         replace(found, order=order, vectors=vectors) if isinstance(found, Spectrum) else found
         for found in resolve(diagnostics, operator)
     ]
-    runs = open_targets(paths)
-    begin = time.monotonic()
     plans: list[Plan] = []
-    for run in runs:
-        plan = _plan(console, run, chosen, probe_sets, steps, spectra, seconds, len(runs))
+    for run in open_targets(paths):
+        plan = _plan(console, run, chosen, probe_sets, steps, spectra)
         say(console, f"{run.path}: {plan.summary()}")
         plans.append(plan)
     if len(plans) > 1:
         total = sum(plan.seconds for plan in plans)
         products = sum(plan.products for plan in plans)
         say(console, f"In all {products} products, about {duration(total)}")
-    bad = 0
-    for plan in plans:
-        bad += _carry_out(console, errors, plan)
+    bad = made = 0
+    for number, plan in enumerate(plans):
+        if seconds is not None:
+            left = begin + seconds - time.monotonic()
+            # Planning alone may use up a small budget; the first run makes something all the same.
+            left = max(left, 0.0 if made else 1.0)
+            plan = plan.within(fair_share([other.seconds for other in plans[number:]], left))
+        failures, measured = _carry_out(console, errors, plan)
+        bad += failures
+        made += measured
     say(console, f"Finished in {duration(time.monotonic() - begin)}")
     return INCOMPLETE if bad else 0
+
+
+def fair_share(needs: Sequence[float], seconds: float) -> float:
+    """Return how much of the time the first of several runs may take.
+
+    Runs that need little get it, and the others share the rest evenly. Asked anew before each run,
+    so that what one leaves over goes to the next ones.
+    """
+    left = seconds
+    for number, need in enumerate(sorted(needs)):
+        even = left / (len(needs) - number)
+        if need >= even:
+            return even
+        left -= need
+    return needs[0] + left
 
 
 def _plan(
@@ -63,8 +84,6 @@ def _plan(
     probe_sets: Sequence[str],
     steps: Sequence[int] | None,
     spectra: int,
-    budget: float | None,
-    runs: int,
 ) -> Plan:
     total = len(run.steps if steps is None else set(steps))
     with Meter(console, f"{run.path}: reading checkpoints", total) as meter:
@@ -76,19 +95,12 @@ def _plan(
             meter.advance(read, "")
 
         return make_plan(
-            run,
-            diagnostics,
-            probe_sets=probe_sets,
-            steps=steps,
-            spectra=spectra,
-            budget=None if budget is None else budget / runs,
-            tick=tick,
+            run, diagnostics, probe_sets=probe_sets, steps=steps, spectra=spectra, tick=tick
         )
 
 
-def _carry_out(console: Console, errors: Console, plan: Plan) -> int:
-    """Measure, and return how many checkpoints could not be."""
-    per_product = plan.seconds_per_product if plan.seconds_per_product > 0 else 0.0
+def _carry_out(console: Console, errors: Console, plan: Plan) -> tuple[int, int]:
+    """Measure; return how many checkpoints could not be, and how many measurements were made."""
     reported: set[int] = set()
 
     def fail(step: int, reason: str) -> None:
@@ -98,12 +110,7 @@ def _carry_out(console: Console, errors: Console, plan: Plan) -> int:
 
     for step, reason in plan.problems.items():
         fail(step, reason)
-    # Work is counted in seconds, so that cheap and costly measurements share one bar.
-    total = sum(item.seconds(per_product) for item in plan.to_do)
-    with (
-        Meter(console, str(plan.run.path), total or 1.0) as meter,
-        noticing_interrupts() as interrupted,
-    ):
+    with Meter(console, str(plan.run.path), 1.0) as meter, noticing_interrupts() as interrupted:
 
         def show(progress: Progress) -> None:
             if interrupted.is_set():
@@ -113,8 +120,7 @@ def _carry_out(console: Console, errors: Console, plan: Plan) -> int:
                 return
             if progress.failure:
                 fail(item.step, progress.failure)
-            done = progress.products * per_product * 1.3 + progress.finished * SECONDS_PER_CHEAP
-            meter.advance(min(done, total), f"{item.diagnostic.name} at step {item.step}")
+            meter.advance(progress.share, f"{item.diagnostic.name} at step {item.step}")
 
         outcome = execute(plan, show)
     collect(plan, outcome)
@@ -126,4 +132,4 @@ def _carry_out(console: Console, errors: Console, plan: Plan) -> int:
             "(the same command goes on with them)"
         )
     say(console, f"{text}; results in {plan.run.path / 'results'}")
-    return len(outcome.failures)
+    return len(outcome.failures), made

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
-from curvlab.analysis import load_results
+from curvlab.analysis import compare
 from curvlab.analysis.compare import coordinate
 from curvlab.cli.command import INCOMPLETE
 from curvlab.cli.console import make_console, number, say, with_interval, with_radius
@@ -38,24 +38,18 @@ def compare_runs(paths: Sequence[Path], *, probe_set: str, by: str) -> int:
         table.add_column(name, justify=justify)
     bad = 0
     rows: list[tuple[int, str, str, list[str]]] = []
-    for run in open_targets(paths):
-        path = run.path
-        results = load_results(run)
-        if probe_set not in results["probe_set"].values:
-            known = ", ".join(map(str, results["probe_set"].values))
-            raise RunError(
-                f"The results of {path} on {probe_set!r} were asked for; there are some on "
-                f"{known}. Measure them with `curvlab analyze {path} --probe-sets {probe_set}`."
-            )
-        seed = "-" if run.seed is None else str(run.seed)
-        chosen = results.sel(probe_set=probe_set)
-        for step in _measured(chosen, path):
-            one = chosen.sel(step=step)
-            rows.append((step, str(coordinate(run, by)), seed, _row(one)))
-        for step, status in zip(results["step"].values, results["status"].values, strict=True):
-            if status not in ("ok", "not analysed"):
+    runs = open_targets(paths)
+    results = compare(runs, by=by)
+    for run in runs:
+        place = {by: coordinate(run, by), "seed": coordinate(run, "seed")}
+        one = results.sel(place)
+        for step in _measured(one, run.path, probe_set):
+            values = _row(one.sel(step=step, probe_set=probe_set))
+            rows.append((step, str(place[by]), str(place["seed"]), values))
+        for step, status in zip(one["step"].values, one["status"].values, strict=True):
+            if isinstance(status, str) and status not in ("ok", "not analysed"):
                 bad += 1
-                say(errors, f"curvlab: {path}, step {step} left out: {status}")
+                say(errors, f"curvlab: {run.path}, step {step} left out: {status}")
     rows.sort(key=lambda row: row[:3])
     for row, following in itertools.zip_longest(rows, rows[1:]):
         step, arm, seed, (task, *values) = row
@@ -72,14 +66,22 @@ def compare_runs(paths: Sequence[Path], *, probe_set: str, by: str) -> int:
     return INCOMPLETE if bad else 0
 
 
-def _measured(results: xr.Dataset, path: Path) -> list[int]:
-    """Return the steps with a Hessian spectrum."""
-    if "hessian_eigenvalue" not in results:
+def _measured(one: xr.Dataset, path: Path, probe_set: str) -> list[int]:
+    """Return the steps at which a run has a Hessian spectrum on a probe set."""
+    found = one.get("hessian_eigenvalue")
+    known = None if found is None else found.notnull().any("pair")
+    if known is None or not known.any():
         raise RunError(
             f"{path} has no Hessian spectra yet. Measure them with `curvlab analyze {path}`."
         )
-    known = results["hessian_eigenvalue"].notnull().any("pair").values
-    return [int(step) for step in results["step"].values[known]]
+    if probe_set not in known["probe_set"].values or not known.sel(probe_set=probe_set).any():
+        names = known["probe_set"].values[known.any("step").values]
+        raise RunError(
+            f"Hessian spectra of {path} on {probe_set!r} were asked for; there are some on "
+            f"{', '.join(map(str, names))}. Measure them with `curvlab analyze {path} "
+            f"--probe-sets {probe_set}`."
+        )
+    return [int(step) for step in one["step"].values[known.sel(probe_set=probe_set).values]]
 
 
 def _row(one: xr.Dataset) -> list[str]:
@@ -91,9 +93,9 @@ def _row(one: xr.Dataset) -> list[str]:
         names = ("hessian_eigenvalue", "hessian_eigenvalue_low", "hessian_eigenvalue_high")
         return with_radius(*(float(chosen[name]) for name in names))
 
-    task = int(one["task"])
+    task = get("task")
     return [
-        "-" if task < 0 else str(task),
+        "-" if np.isnan(task) or task < 0 else f"{task:.0f}",
         number(get("accuracy")),
         "-" if np.isnan(get("dead_fraction")) else f"{get('dead_fraction'):.1%}",
         pair("largest-1"),

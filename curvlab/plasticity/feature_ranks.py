@@ -10,9 +10,10 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from curvlab.core.errors import ProblemError
+from curvlab.core.precision import exact_matmul
 from curvlab.curvature import Problem
 from curvlab.plasticity.activations import Arguments, Recorder, recordings
-from curvlab.plasticity.registry import DIAGNOSTICS
+from curvlab.plasticity.registry import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
 
 
@@ -80,7 +81,7 @@ def feature_singular_values(problem: Problem) -> Float[np.ndarray, " values"]:
     """
     gram: np.ndarray | None = None
     examples = 0
-    with problem.precision():
+    with problem.precision(), exact_matmul():
         for found, arguments, count in recordings(problem):
             piece = np.asarray(jax.device_get(_last(found, arguments)), np.float64)
             if not np.isfinite(piece).all():
@@ -128,7 +129,7 @@ def ranks(problem: Problem, *, epsilon: float = 0.01, delta: float = 0.01) -> Ra
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Ranks(Diagnostic):
     """Diagnostic of :func:`ranks`.
 
     Attributes
@@ -140,8 +141,6 @@ class Ranks:
     """
 
     name: ClassVar[str] = "ranks"
-    version: ClassVar[int] = 1
-    on_probe_set: ClassVar[bool] = True
     epsilon: float = 0.01
     delta: float = 0.01
 
@@ -164,11 +163,6 @@ class Ranks:
         return xr.Dataset(
             {name: ((), value, attributes) for name, value in zip(names, values, strict=True)}
         )
-
-    def products(self, dim: int) -> int:
-        """Return 0: one forward pass and a small factorisation."""
-        del dim
-        return 0
 
 
 # Not as a decorator, which would hide the class from type checkers.

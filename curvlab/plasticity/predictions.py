@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PyTree
 
+from curvlab.core.precision import exact_matmul
 from curvlab.curvature import Problem
 from curvlab.curvature.problem import Batch, Objective
 from curvlab.objectives import accuracy
-from curvlab.plasticity.registry import DIAGNOSTICS
+from curvlab.plasticity.registry import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
 
 
@@ -76,7 +77,7 @@ def performance(problem: Problem) -> Performance:
     """
     loss = right = weight = 0.0
     examples = 0
-    with problem.precision():
+    with problem.precision(), exact_matmul():
         for batch in problem.batches():
             found = _per_example(problem.objective, problem.params, batch, problem.state)
             losses, hits, weights = (
@@ -91,12 +92,10 @@ def performance(problem: Problem) -> Performance:
 
 
 @dataclass(frozen=True)
-class PerformanceDiagnostic:
+class PerformanceDiagnostic(Diagnostic):
     """Diagnostic of :func:`performance`: ``loss`` and ``accuracy``."""
 
     name: ClassVar[str] = "performance"
-    version: ClassVar[int] = 1
-    on_probe_set: ClassVar[bool] = True
 
     def __call__(self, checkpoint: Checkpoint, probe_set: str = "current") -> xr.Dataset:
         """Measure a checkpoint on the probe set."""
@@ -107,11 +106,6 @@ class PerformanceDiagnostic:
                 "accuracy": ((), found.accuracy, {"reason": found.reason}),
             }
         )
-
-    def products(self, dim: int) -> int:
-        """Return 0: one forward pass."""
-        del dim
-        return 0
 
 
 # Not as a decorator, which would hide the class from type checkers.

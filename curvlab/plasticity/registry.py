@@ -4,8 +4,9 @@ Built-in ones register themselves in this package and in :mod:`curvlab.analysis`
 offer theirs under the entry-point group ``curvlab.diagnostics``.
 """
 
+import abc
 import dataclasses
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import xarray as xr
 
@@ -13,9 +14,8 @@ from curvlab.core.registry import Registry
 from curvlab.runs import Checkpoint
 
 
-@runtime_checkable
-class Diagnostic(Protocol):
-    """A frozen dataclass whose fields are its settings, callable on a checkpoint.
+class Diagnostic(abc.ABC):
+    """Base of diagnostics: frozen dataclasses with settings as fields, callable on a checkpoint.
 
     Attributes
     ----------
@@ -28,16 +28,17 @@ class Diagnostic(Protocol):
     """
 
     name: ClassVar[str]
-    version: ClassVar[int]
-    on_probe_set: ClassVar[bool]
+    version: ClassVar[int] = 1
+    on_probe_set: ClassVar[bool] = True
 
+    @abc.abstractmethod
     def __call__(self, checkpoint: Checkpoint, probe_set: str) -> xr.Dataset:
         """Measure ``checkpoint`` on the probe set of that name, ``"current"`` or ``"next"``."""
-        ...
 
     def products(self, dim: int) -> int:
         """Return the cost in operator products for ``dim`` parameters; 0 for forward passes."""
-        ...
+        del dim
+        return 0
 
 
 DIAGNOSTICS: Registry[type[Diagnostic]] = Registry("diagnostic", "curvlab.diagnostics")

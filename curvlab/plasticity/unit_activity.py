@@ -11,9 +11,10 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from curvlab.core.errors import ProblemError
+from curvlab.core.precision import exact_matmul
 from curvlab.curvature import Problem
 from curvlab.plasticity.activations import Arguments, Layer, Recorder, recordings
-from curvlab.plasticity.registry import DIAGNOSTICS
+from curvlab.plasticity.registry import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
 
 
@@ -145,7 +146,7 @@ def _layers(problem: Problem) -> tuple[LayerUnits, ...]:
     lowest: list[np.ndarray] = []
     total: list[np.ndarray] = []
     examples = 0
-    with problem.precision():
+    with problem.precision(), exact_matmul():
         for found, arguments, count in recordings(problem):
             result = jax.device_get(_extremes(found, arguments))
             sums = [np.asarray(mean, np.float64) * count for _, _, mean in result]
@@ -164,7 +165,7 @@ def _layers(problem: Problem) -> tuple[LayerUnits, ...]:
 
 
 @dataclass(frozen=True)
-class Units:
+class Units(Diagnostic):
     """Diagnostic of :func:`units`.
 
     Attributes
@@ -174,8 +175,6 @@ class Units:
     """
 
     name: ClassVar[str] = "units"
-    version: ClassVar[int] = 1
-    on_probe_set: ClassVar[bool] = True
     tau: float = 0.025
 
     def __call__(self, checkpoint: Checkpoint, probe_set: str = "current") -> xr.Dataset:
@@ -192,11 +191,6 @@ class Units:
         for name in data:
             dataset[name].attrs["reason"] = found.reason
         return dataset
-
-    def products(self, dim: int) -> int:
-        """Return 0: one forward pass."""
-        del dim
-        return 0
 
 
 # Not as a decorator, which would hide the class from type checkers.

@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float, PyTree
 
 from curvlab.core.trees import TreeLayout
-from curvlab.plasticity.registry import DIAGNOSTICS
+from curvlab.plasticity.registry import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
 
 
@@ -43,11 +43,10 @@ def weights(params: PyTree) -> WeightStatistics:
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Diagnostic):
     """Diagnostic of :func:`weights`: ``weight_norm``, ``weight_norm_by_path(path)``."""
 
     name: ClassVar[str] = "weights"
-    version: ClassVar[int] = 1
     on_probe_set: ClassVar[bool] = False
 
     def __call__(self, checkpoint: Checkpoint, probe_set: str = "current") -> xr.Dataset:
@@ -62,11 +61,6 @@ class Weights:
             ),
         }
         return xr.Dataset(values, {"path": list(found.norm_by_path)})
-
-    def products(self, dim: int) -> int:
-        """Return 0: no operator is applied."""
-        del dim
-        return 0
 
 
 # Not as a decorator, which would hide the class from type checkers.

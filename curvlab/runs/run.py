@@ -95,14 +95,24 @@ class Run:
         CheckpointError
             If a file is missing, truncated, altered or added, or the parameters do not fit.
         """
+        self.require_step(step)
+        return read_checkpoint(
+            self._layout, step, predict=self._predict, loss=self._loss, template=template
+        )
+
+    def require_step(self, step: int) -> None:
+        """Refuse a step that is not stored.
+
+        Raises
+        ------
+        RunError
+            If it is not; the nearest ones are listed.
+        """
         steps = self.steps
         if step not in steps:
             near = sorted(sorted(steps, key=lambda stored: abs(stored - step))[:4])
             hint = f"Nearest: {', '.join(map(str, near))}." if near else "It has no checkpoint yet."
             raise RunError(f"{self.path} has no checkpoint at step {step}. {hint}")
-        return read_checkpoint(
-            self._layout, step, predict=self._predict, loss=self._loss, template=template
-        )
 
     def metrics(self) -> "xarray.Dataset":
         """Return the training log over ``step``, NaN where a step has no value.

@@ -117,6 +117,11 @@ def test_numbers_equal_those_of_the_plain_functions(default: tuple[Run, xr.Datas
         assert float(one[f"{estimate}_low"]) <= truth <= float(one[f"{estimate}_high"]), estimate
     measure = measure_of(dataset, 20, "next")
     assert measure.dim == problem.layout.dim
+    stored = run.results()[0]
+    attributes = run.read_result(stored.diagnostic, stored.step, stored.probe_set, stored.key)
+    assert attributes is not None
+    for name, value in (("dtype", "float32"), ("device", "cpu"), ("jax_version", jax.__version__)):
+        assert attributes.attrs[name] == value
     assert "task-001" in measure.estimand
     np.testing.assert_array_equal(measure.nodes, one["hessian_nodes"])
 
@@ -304,7 +309,7 @@ def test_a_budget_takes_the_most_important_first(run_path: Path) -> None:
     assert everything.seconds > 0
     cheap = sum(item.seconds(0) for item in everything.measurements if not item.products)
     one = everything.measurements[-1].seconds(everything.seconds_per_product)
-    plan = planning._fit(everything, cheap + planning.SECONDS_TO_COMPILE + 6.5 * one)
+    plan = everything.within(cheap + planning.SECONDS_TO_COMPILE + 6.5 * one)
     spectra = [item.step for item in plan.measurements if item.products]
     assert spectra == [40, 40, 0, 0, 20, 20]  # last task end, start, other task end
     assert len(plan.left_out) == 5
@@ -317,6 +322,16 @@ def test_a_budget_takes_the_most_important_first(run_path: Path) -> None:
     # What is stored costs nothing, so the same budget goes further the next time.
     again = make_plan(run, ["performance", SMALL], budget=1000.0)
     assert len(again.to_do) == 5
+
+
+def test_a_tiny_budget_goes_further_each_time(run_path: Path) -> None:
+    run = open_run(run_path)
+    for number in range(3):
+        analyze(run, ["weights"], budget=1e-9)
+        assert len(run.results()) == number + 1
+    nothing = make_plan(run, ["weights"]).within(0.0)
+    assert not nothing.to_do
+    assert len(nothing.left_out) == len(STEPS) - 3
 
 
 def test_a_budget_that_is_used_up_stops_the_spectra(run_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Runs side by side."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from curvlab.analysis import analyze, compare
+from curvlab.analysis import Spectrum, analyze, compare
 from curvlab.core.errors import RunError
 from curvlab.runs import open_run, open_runs
 from tests.analysis.tiny import write_run
@@ -39,6 +41,28 @@ def test_by_any_config_entry(study: Path) -> None:
     assert list(compare(runs, by="optimiser")["optimiser"].values) == ["adam()"]
     with pytest.raises(RunError, match="no 'momentum' in its config"):
         compare(runs, by="momentum")
+
+
+def test_runs_of_different_orders_and_without_seed(built: Path, tmp_path: Path) -> None:
+    runs = []
+    for name, order in (("a", 6), ("b", 8)):
+        path = Path(shutil.copytree(built, tmp_path / name))
+        described = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps({**described, "seed": None}))
+        runs.append(open_run(path))
+        analyze(runs[-1], [Spectrum(order=order, vectors=1, largest=1, smallest=1)], steps=[0])
+    dataset = compare(runs)
+    assert list(dataset["seed"].values) == ["a", "b"]
+    assert dataset.sizes["node"] == 8
+    nodes = dataset["hessian_nodes"].sel(arm="default", step=0, probe_set="current").squeeze()
+    np.testing.assert_array_equal(np.isfinite(nodes.values).sum(-1), [6, 8])
+
+
+def test_tasks_belong_to_runs(study: Path) -> None:
+    dataset = compare(open_runs(study))
+    assert dataset["task"].dims == ("arm", "seed", "step")
+    assert float(dataset["task"].sel(arm="tuned", seed=0, step=40)) == 1
+    assert np.isnan(dataset["task"].sel(arm="tuned", seed=1)).all()
 
 
 def test_two_runs_in_one_place_are_refused(study: Path) -> None:
