@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, PyTree
 
 from curvlab.core.errors import CurvlabError
@@ -17,7 +18,7 @@ FLAX_FIELDS = ("parent", "name")  # every flax module has these
 
 @dataclass(frozen=True)
 class Predict:
-    """``predict(params, inputs)`` of a flax module.
+    """``predict(params, inputs)`` or ``predict(params, inputs, state)`` of a flax module.
 
     Compared by the module's settings. ``module.apply`` would be compared by identity, and every
     checkpoint would then compile anew.
@@ -25,9 +26,36 @@ class Predict:
 
     module: nn.Module
 
-    def __call__(self, params: PyTree, inputs: Array) -> Array:
-        """Apply the module to a batch of inputs."""
-        return self.module.apply({"params": params}, inputs)  # type: ignore[return-value]
+    def __call__(self, params: PyTree, inputs: Array, state: PyTree = None) -> Array:
+        """Apply the module to a batch of inputs.
+
+        ``state`` holds flax's other collections by name, such as ``batch_stats`` or ``noise``.
+        Normalisation uses its running statistics, so that examples do not mix.
+        """
+        return self.module.apply({"params": params, **(state or {})}, inputs)  # type: ignore[return-value]
+
+
+def initialise(network: nn.Module, key: Array, inputs: Array) -> tuple[PyTree, PyTree]:
+    """Draw parameters, and the state that a network has besides them.
+
+    Parameters
+    ----------
+    network
+        A module whose ``__call__`` takes a batch of inputs.
+    key
+        Random key.
+    inputs
+        A batch; only its shape and dtype count.
+
+    Returns
+    -------
+        ``(params, state)`` for :class:`Predict`: ``state`` holds running statistics (mean 0,
+        variance 1) and the noise of noisy layers, and is None for a network that has neither.
+    """
+    params_key, noise_key = jax.random.split(key)
+    variables = dict(network.init({"params": params_key, "noise": noise_key}, inputs))
+    params = variables.pop("params")
+    return params, variables or None
 
 
 def build_network(spec: Spec) -> nn.Module:
