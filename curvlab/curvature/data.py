@@ -97,7 +97,7 @@ def as_batch(item: Any) -> Batch:
             f"Every array of a batch needs the same number of examples on its leading axis; found "
             f"{found or 'no array'}. Check how inputs and targets were cut."
         )
-    examples = next(iter(sizes.values()))
+    examples: Any = next(iter(sizes.values()))
     if examples == 0:
         raise ProblemError("A batch holds no example. Drop empty batches.")
     weights = np.ones(examples, np.float32) if len(item) == 2 else np.asarray(item[2])

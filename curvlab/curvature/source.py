@@ -78,8 +78,8 @@ class Source:
         if self.listed is not None:
             yield from self.listed
             return
-        source = self._data() if callable(self._data) else self._data
-        if not hasattr(source, "__iter__") or hasattr(source, "shape"):
+        source: Any = self._data() if callable(self._data) else self._data
+        if isinstance(source, dict) or not hasattr(source, "__iter__") or hasattr(source, "shape"):
             as_batch(source)  # fails, and says what a batch is
         if not callable(self._data) and iter(source) is source:
             raise ProblemError(

@@ -5,8 +5,8 @@ Here are the base class and the algebra on it. Operators with explicit entries l
 """
 
 import abc
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator
 from typing_extensions import override
 
 from curvlab.core.errors import OperatorError
-from curvlab.core.precision import exact_matmul, float64
+from curvlab.core.precision import exact_matmul
 from curvlab.core.trees import TreeLayout
 
 DENSE_LIMIT = 20_000
@@ -47,6 +47,7 @@ class SymmetricOperator(abc.ABC):
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.estimand = estimand
         self.positive_semidefinite = positive_semidefinite
+        self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     @abc.abstractmethod
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
@@ -60,9 +61,28 @@ class SymmetricOperator(abc.ABC):
         """
         return None
 
+    def program(self) -> Hashable | None:
+        """Return what alone decides whether products are linear and symmetric, if something does.
+
+        Operators that share it (one matrix at several checkpoints) are verified once.
+        """
+        return None
+
+    def cross_check(
+        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
+    ) -> tuple[str, ...]:
+        """Compare ``image``, the product with ``vector``, with what else is known of the matrix.
+
+        Returns
+        -------
+        Remarks that belong beside a spectrum. What forbids one is an error.
+        """
+        del vector, image
+        return ()
+
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which products of this dtype can be computed."""
-        return float64() if self.dtype == np.float64 else nullcontext()
+        """Return the context in which products are traced and computed, whatever the caller's."""
+        return jax.enable_x64(self._x64 or self.dtype == np.float64)
 
     def matvec(self, vector: Float[Any, " dim"]) -> Float[Array, " dim"]:
         """Return ``A v``; one product.

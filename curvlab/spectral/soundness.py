@@ -1,0 +1,204 @@
+"""Whether an operator is what the estimators assume: finite, linear, symmetric, repeatable.
+
+A user's product that is asymmetric or not linear gives numbers all the same, and wrong ones. Three
+products with random vectors show it before any work is spent. What a matrix knows of its own origin
+(a network's gradient, say) it checks in :meth:`SymmetricOperator.cross_check`.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from curvlab.core.errors import OperatorError
+from curvlab.spectral.operator import SymmetricOperator, random_vector
+
+SEPARATION = 30
+"""An asymmetry this many times the rounding of the products is no rounding."""
+
+BROKEN = 0.05
+"""Products that differ from linear ones by this share are no products with a matrix."""
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """What :func:`verify` or :func:`check` found; everything relative to the length of a product.
+
+    Attributes
+    ----------
+    estimand
+        The operator.
+    rounding
+        ``‖A(au + bv) - aAu - bAv‖ / (‖aAu‖ + ‖bAv‖)``: how far the products are from linear.
+    asymmetry
+        ``|uᵀAv - vᵀAu| / √(‖Au‖² + ‖Av‖²)``, for random ``u``, ``v`` of the order of
+        ``‖A - Aᵀ‖_F / ‖A‖_F``.
+    notes
+        What does not forbid a spectrum, but belongs beside it.
+    products
+        Products spent.
+    noise_floor
+        ``η`` over random directions in units of an eigenvalue, where it was measured.
+    """
+
+    estimand: str
+    rounding: float
+    asymmetry: float
+    notes: tuple[str, ...]
+    products: int
+    noise_floor: float | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            self.estimand,
+            f"  finite, linear to {self.rounding:.1e}, symmetric to {self.asymmetry:.1e}"
+            f" ({self.products} products)",
+        ]
+        if self.noise_floor is not None:
+            lines.append(f"  noise floor {self.noise_floor:.2e} over random directions")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+_instances: WeakKeyDictionary[SymmetricOperator, Soundness] = WeakKeyDictionary()
+_programs: dict[Hashable, Soundness] = {}
+
+
+def verify(op: SymmetricOperator, key: Array) -> Soundness:
+    """Refuse an operator whose products are not those of a symmetric matrix.
+
+    Parameters
+    ----------
+    op
+        The operator.
+    key
+        Key of the two random vectors.
+
+    Returns
+    -------
+    What was measured. Cost: three products, and what the operator's own cross-check costs; nothing
+    for an operator verified before, or one that shares its program with such a one
+    (:meth:`SymmetricOperator.program`).
+
+    Raises
+    ------
+    OperatorError
+        If a product is not finite, of the wrong shape, not repeatable, not linear or not symmetric,
+        or an operator declared positive semidefinite has a negative quadratic form.
+    """
+    if op in _instances:
+        return _instances[op]
+    program = op.program()
+    if program is not None and program in _programs:
+        return _programs[program]
+    found = _instances[op] = _verify(op, key)
+    if program is not None:
+        _programs[program] = found
+    return found
+
+
+def check(op: SymmetricOperator, key: Array) -> Soundness:
+    """Report on an operator: what :func:`verify` measures, and the noise floor of its products.
+
+    Parameters
+    ----------
+    op
+        The operator.
+    key
+        Key of the random vectors.
+
+    Returns
+    -------
+    A report for people (``print`` it) and programs. Cost: that of :func:`verify`, two products and
+    two of the reference.
+
+    Raises
+    ------
+    OperatorError
+        As :func:`verify`.
+    """
+    found = verify(op, key)
+    floor = op.noise_floor(jax.random.fold_in(key, 2))
+    notes = found.notes
+    if op.reference() is None:
+        notes = (
+            *notes,
+            "the operator has no reference in higher precision; the noise floor assumes products "
+            "exact to rounding",
+        )
+    return replace(
+        found, estimand=op.estimand, noise_floor=floor, notes=notes, products=found.products + 2
+    )
+
+
+def _verify(op: SymmetricOperator, key: Array) -> Soundness:
+    left, right = (
+        np.asarray(random_vector(jax.random.fold_in(key, i), op.dim), op.dtype) for i in range(2)
+    )
+    a, b = np.sqrt(np.array([0.7, 0.3])).astype(op.dtype)
+    image_left, image_right = _image(op, left), _image(op, right)
+    image_mixed = _image(op, a * left + b * right)
+    lengths = np.linalg.norm(image_left), np.linalg.norm(image_right)
+    size = float(np.hypot(*lengths))
+    if size == 0:
+        return Soundness(op.estimand, 0.0, 0.0, ("every product is zero",), 3)
+
+    rounding = float(np.linalg.norm(image_mixed - a * image_left - b * image_right)) / size
+    if rounding > BROKEN:
+        again = float(np.linalg.norm(_image(op, left) - image_left)) / size
+        if again > rounding / 10:
+            raise OperatorError(
+                f"Two products of {op.estimand} with one vector differ by {again:.2g} of their "
+                "length. Switch randomness off (dropout, sampling) and fix the data."
+            )
+        raise OperatorError(
+            f"{op.estimand} is not linear: A(u + v) differs from Au + Av by {rounding:.2g} of "
+            "their length. Pass the product with a matrix, at fixed parameters and data."
+        )
+    exact_left, exact_right = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    asymmetry = float(abs(exact_left @ image_right - exact_right @ image_left)) / size
+    tolerance = max(float(jnp.finfo(op.dtype).eps) ** 0.5, SEPARATION * rounding)
+    if asymmetry > tolerance:
+        raise OperatorError(
+            f"{op.estimand} is not symmetric: |u'Av - v'Au| is {asymmetry:.2g} of ‖Au‖ for random "
+            f"u, v, and rounding explains {tolerance:.1g}. The Jacobian of an update that is no "
+            "gradient (the semi-gradient of temporal differences) is such a matrix: compute its "
+            "targets once and pass them as data, or pass (A + A') / 2 if that is what you mean."
+        )
+    if op.positive_semidefinite:
+        form = float(exact_left @ image_left)
+        if form < -tolerance * float(lengths[0]) * float(np.linalg.norm(exact_left)):
+            raise OperatorError(
+                f"{op.estimand} is declared positive semidefinite, but u'Au is {form:.3g} for a "
+                "random u. Drop the declaration, or check the product."
+            )
+    notes = op.cross_check(left, image_left)
+    if rounding > 100 * float(jnp.finfo(op.dtype).eps):
+        notes = (
+            f"products are linear only to {rounding:.1e}: something inside computes in less than "
+            f"{op.dtype}, or cancels",
+            *notes,
+        )
+    return Soundness(op.estimand, rounding, asymmetry, notes, 3)
+
+
+def _image(op: SymmetricOperator, vector: Float[np.ndarray, " dim"]) -> Any:
+    found = op.matvec(vector)
+    if np.shape(found) != (op.dim,):
+        raise OperatorError(
+            f"A product of {op.estimand} has shape {np.shape(found)}, not ({op.dim},). Return one "
+            "flat vector as long as the argument."
+        )
+    image = np.asarray(found, np.float64)
+    bad = int((~np.isfinite(image)).sum())
+    if bad:
+        raise OperatorError(
+            f"A product of {op.estimand} with a random vector holds {bad} of {image.size} entries "
+            "that are NaN or infinite. Check parameters and data for overflow (Problem.value() and "
+            ".gradient())."
+        )
+    return image
