@@ -25,16 +25,33 @@ PUBLIC_NAMES: dict[str, str] = {
     "UnknownNameError": "curvlab.core.errors",
     "Spec": "curvlab.core.specs",
     "CurvatureOperator": "curvlab.curvature",
+    "EmpiricalFisher": "curvlab.curvature",
+    "Fisher": "curvlab.curvature",
     "GaussNewton": "curvlab.curvature",
+    "GradientCovariance": "curvlab.curvature",
+    "GradientSecondMoment": "curvlab.curvature",
     "Hessian": "curvlab.curvature",
+    "Metric": "curvlab.curvature",
+    "MonteCarloFisher": "curvlab.curvature",
     "Problem": "curvlab.curvature",
+    "ResidualCurvature": "curvlab.curvature",
+    "TangentKernel": "curvlab.curvature",
+    "adam_metric": "curvlab.curvature",
+    "perturb_outputs": "curvlab.curvature",
+    "rmsprop_metric": "curvlab.curvature",
+    "tangent_kernel": "curvlab.curvature",
+    "weight_norm_metric": "curvlab.curvature",
     "MLP": "curvlab.networks",
     "NETWORKS": "curvlab.networks",
     "Predict": "curvlab.networks",
     "build_network": "curvlab.networks",
+    "Categorical": "curvlab.objectives",
+    "Gaussian": "curvlab.objectives",
+    "Likelihood": "curvlab.objectives",
     "OBJECTIVES": "curvlab.objectives",
     "accuracy": "curvlab.objectives",
     "cross_entropy": "curvlab.objectives",
+    "output_perturbation": "curvlab.objectives",
     "squared_error": "curvlab.objectives",
     "DIAGNOSTICS": "curvlab.analysis",
     "Diagnostic": "curvlab.plasticity",
@@ -89,16 +106,33 @@ if TYPE_CHECKING:
     from curvlab.core.errors import UnknownNameError as UnknownNameError
     from curvlab.core.specs import Spec as Spec
     from curvlab.curvature import CurvatureOperator as CurvatureOperator
+    from curvlab.curvature import EmpiricalFisher as EmpiricalFisher
+    from curvlab.curvature import Fisher as Fisher
     from curvlab.curvature import GaussNewton as GaussNewton
+    from curvlab.curvature import GradientCovariance as GradientCovariance
+    from curvlab.curvature import GradientSecondMoment as GradientSecondMoment
     from curvlab.curvature import Hessian as Hessian
+    from curvlab.curvature import Metric as Metric
+    from curvlab.curvature import MonteCarloFisher as MonteCarloFisher
     from curvlab.curvature import Problem as Problem
+    from curvlab.curvature import ResidualCurvature as ResidualCurvature
+    from curvlab.curvature import TangentKernel as TangentKernel
+    from curvlab.curvature import adam_metric as adam_metric
+    from curvlab.curvature import perturb_outputs as perturb_outputs
+    from curvlab.curvature import rmsprop_metric as rmsprop_metric
+    from curvlab.curvature import tangent_kernel as tangent_kernel
+    from curvlab.curvature import weight_norm_metric as weight_norm_metric
     from curvlab.networks import MLP as MLP
     from curvlab.networks import NETWORKS as NETWORKS
     from curvlab.networks import Predict as Predict
     from curvlab.networks import build_network as build_network
     from curvlab.objectives import OBJECTIVES as OBJECTIVES
+    from curvlab.objectives import Categorical as Categorical
+    from curvlab.objectives import Gaussian as Gaussian
+    from curvlab.objectives import Likelihood as Likelihood
     from curvlab.objectives import accuracy as accuracy
     from curvlab.objectives import cross_entropy as cross_entropy
+    from curvlab.objectives import output_perturbation as output_perturbation
     from curvlab.objectives import squared_error as squared_error
     from curvlab.plasticity import Diagnostic as Diagnostic
     from curvlab.plasticity import hidden_activations as hidden_activations

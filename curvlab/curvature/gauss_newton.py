@@ -7,20 +7,16 @@ from typing_extensions import override
 
 from curvlab.core.errors import ProblemError
 from curvlab.curvature.operator import CurvatureOperator, LinearMap
+from curvlab.curvature.output_maps import convex_in_outputs, pull_back
 from curvlab.curvature.problem import Batch, Objective, Problem
-
-
-def _product(forward: LinearMap, output_hessian: LinearMap, vector: PyTree) -> PyTree:
-    """Return ``Jᵀ B J v``; the transpose shares the residuals of the forward map."""
-    backward = jax.linear_transpose(forward, vector)
-    return backward(output_hessian(forward(vector)))[0]
 
 
 class GaussNewton(CurvatureOperator):
     """``G = (1/n) Σ_i J_iᵀ B_i J_i`` with ``B_i`` the Hessian of the loss in the outputs.
 
-    Positive semidefinite for losses convex in the outputs. Depends on where the network is cut into
-    prediction and loss. The penalty is not included: it has no Gauss-Newton part.
+    Positive semidefinite where no loss has negative curvature in the outputs, which is looked up
+    or checked on the data. Depends on where the network is cut into prediction and loss. The
+    penalty is not included: it has no Gauss-Newton part.
 
     Parameters
     ----------
@@ -46,7 +42,7 @@ class GaussNewton(CurvatureOperator):
                 "The Gauss-Newton matrix needs the cut between prediction and loss; this problem "
                 "was made by Problem.from_loss. Use Problem(predict, loss, ...)."
             )
-        super().__init__(problem, positive_semidefinite=True)
+        super().__init__(problem, positive_semidefinite=convex_in_outputs(problem))
 
     @staticmethod
     @override
@@ -60,4 +56,4 @@ class GaussNewton(CurvatureOperator):
 
         outputs, forward = jax.linearize(predict, params)
         _, output_hessian = jax.linearize(jax.grad(total), outputs)
-        return jax.tree_util.Partial(_product, forward, output_hessian)
+        return jax.tree_util.Partial(pull_back, forward, output_hessian)

@@ -4,12 +4,16 @@ A matrix supplies one pure function, ``linearise(objective, params, batch, state
 linear map on parameter trees for the *sum* over a batch. The map is a pytree: it is computed once
 inside jit and then passed to the jitted product as an argument. Closing over it would bake the
 parameters into the program and recompile for every checkpoint.
+
+A block of a matrix is the same function with some leaves of the parameters held constant.
 """
 
 import abc
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,37 +21,73 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
+from curvlab.core.devices import place, replicated
 from curvlab.core.precision import exact_matmul, float64
 from curvlab.core.trees import TreeLayout
+from curvlab.curvature.layers import layers_of
+from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.curvature.problem import Batch, Objective, Problem
+from curvlab.curvature.selection import choose, freeze, merge, split
 from curvlab.curvature.sentinel import check_deterministic, computes_in_float64
-from curvlab.spectral.operator import SymmetricOperator
+from curvlab.curvature.source import sum_over
+
+BLOCK = 4
+"""Vectors pushed through one linearisation of streamed data."""
 
 LinearMap = Callable[[PyTree], PyTree]
 Linearise = Callable[[Objective, PyTree, Batch, PyTree], LinearMap]
 
 
-@partial(jax.jit, static_argnames=("linearise", "objective"))
-def _linearise(
-    linearise: Linearise, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+@dataclass(frozen=True)
+class Linearisation:
+    """Everything static about a matrix, compared by value, so that checkpoints share compilations.
+
+    Attributes
+    ----------
+    linearise
+        The pure function of the matrix.
+    objective
+        The functions of the problem.
+    chosen
+        For each leaf of the parameters, whether the matrix has rows for it.
+    """
+
+    linearise: Linearise
+    objective: Objective
+    chosen: tuple[bool, ...]
+
+    def __call__(self, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+        """Return the linear map of a batch on trees of the chosen leaves; call it inside jit."""
+        free, fixed = split(params, self.chosen)
+        return self.linearise(freeze(self.objective, fixed), free, batch, state)
+
+
+@partial(jax.jit, static_argnames="how")
+def _linearise(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    return how(params, batch, state)
+
+
+@partial(jax.jit, static_argnames=("penalty", "chosen"))
+def _linearise_penalty(
+    penalty: Callable[[PyTree], Array], params: PyTree, chosen: tuple[bool, ...]
 ) -> LinearMap:
-    return linearise(objective, params, batch, state)
-
-
-@partial(jax.jit, static_argnames="penalty")
-def _linearise_penalty(penalty: Callable[[PyTree], Array], params: PyTree) -> LinearMap:
-    return jax.linearize(jax.grad(penalty), params)[1]
+    free, fixed = split(params, chosen)
+    return jax.linearize(jax.grad(lambda point: penalty(merge(point, fixed))), free)[1]
 
 
 @partial(jax.jit, static_argnames="layout")
 def _apply(linear: LinearMap, vector: Array, factor: Array, layout: TreeLayout) -> Array:
-    return layout.ravel(linear(layout.unravel(vector))) * factor.astype(vector.dtype)
+    """Return a multiple of the image of one flat vector, or of each row of a block."""
+
+    def one(flat: Array) -> Array:
+        return layout.ravel(linear(layout.unravel(flat))) * factor.astype(flat.dtype)
+
+    return one(vector) if vector.ndim == 1 else jax.vmap(one)(vector)
 
 
-@partial(jax.jit, static_argnames=("linearise", "objective", "layout"))
+@partial(jax.jit, static_argnames=("how", "layout"))
 def _apply_once(
-    linearise: Linearise,
-    objective: Objective,
+    how: Linearisation,
     params: PyTree,
     batch: Batch,
     state: PyTree,
@@ -55,11 +95,10 @@ def _apply_once(
     factor: Array,
     layout: TreeLayout,
 ) -> Array:
-    linear = linearise(objective, params, batch, state)
-    return layout.ravel(linear(layout.unravel(vector))) * factor.astype(vector.dtype)
+    return _apply(how(params, batch, state), vector, factor, layout)
 
 
-class CurvatureOperator(SymmetricOperator):
+class CurvatureOperator(ParameterOperator):
     """A symmetric matrix of second-order information about a :class:`Problem`.
 
     Products use the flat layout of the problem's parameters. Data in memory are linearised once
@@ -77,7 +116,7 @@ class CurvatureOperator(SymmetricOperator):
         If the loss is not finite, or differs between two evaluations on the same input.
     """
 
-    matrix: ClassVar[str]
+    matrix: str
     """Name of the matrix, for reports."""
 
     includes_penalty: ClassVar[bool] = True
@@ -88,69 +127,133 @@ class CurvatureOperator(SymmetricOperator):
         super().__init__(
             problem.layout.dim,
             problem.layout.dtype,
-            f"{self.matrix} of {problem.estimand}",
+            "",
             positive_semidefinite=positive_semidefinite,
         )
+        self._set(problem, (True,) * len(problem.layout.names))
+
+    def _set(self, problem: Problem, chosen: tuple[bool, ...]) -> None:
+        """Make this the matrix of ``problem`` in the chosen leaves."""
         self.problem = problem
+        self._chosen = chosen
+        self.layout = TreeLayout.of(split(problem.params, chosen)[0])
+        """Where each leaf lies in the flat vectors; leaves outside a block are None."""
+        self.dim, self.dtype = self.layout.dim, self.layout.dtype
+        parts = None if all(chosen) else self.layout
+        self.estimand = f"{self.matrix} of {problem.describe(self.includes_penalty, parts)}"
+
+    def _with(self, problem: Problem, chosen: tuple[bool, ...]) -> "CurvatureOperator":
+        """Return this matrix, settings and all, of another problem or of other leaves."""
+        other = copy.copy(self)
+        for kind in type(self).__mro__:
+            for name, value in vars(kind).items():
+                if isinstance(value, cached_property):
+                    other.__dict__.pop(name, None)
+        other._set(problem, chosen)
+        return other
 
     @staticmethod
     @abc.abstractmethod
     def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
         """Return the linear map of this matrix for the sum of losses over one batch."""
 
-    @property
-    def layout(self) -> TreeLayout:
-        """Where each parameter leaf lies in the flat vectors."""
-        return self.problem.layout
+    def linearisation(self) -> Linearisation:
+        """Return the static part of this matrix."""
+        return Linearisation(type(self).linearise, self.problem.objective, self._chosen)
+
+    def state(self) -> PyTree:
+        """Return what the linearisation takes besides parameters and data."""
+        return self.problem.state
 
     @cached_property
     def _maps(self) -> tuple[LinearMap, ...]:
-        problem = self.problem
-        return tuple(
-            _linearise(
-                type(self).linearise, problem.objective, problem.params, batch, problem.state
-            )
-            for batch in problem.batches()
-        )
+        problem, how, state = self.problem, self.linearisation(), self.state()
+        return tuple(_linearise(how, problem.params, batch, state) for batch in problem.placed())
 
     @cached_property
     def _penalty_map(self) -> LinearMap | None:
         problem = self.problem
         if problem.penalty is None or not self.includes_penalty:
             return None
-        return _linearise_penalty(problem.penalty, problem.params)
+        return _linearise_penalty(problem.penalty, problem.params, self._chosen)
 
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return self._push(vector)
+
+    @override
+    def matmat(self, rows: Float[Any, "vectors dim"]) -> Float[np.ndarray, "vectors dim"]:
+        """Return ``A v`` for each row ``v``, on the host; as many products as rows.
+
+        Streamed data are read and linearised once for every :data:`BLOCK` rows.
+        """
+        if not self.problem.streamed:
+            return super().matmat(rows)
+        found = []
+        with self.precision(), exact_matmul():
+            for start in range(0, len(rows), BLOCK):
+                some = np.asarray(rows[start : start + BLOCK], self.dtype)
+                block = np.zeros((BLOCK, self.dim), self.dtype)  # always of one shape
+                block[: len(some)] = some
+                found.append(np.asarray(self._push(jnp.asarray(block)))[: len(some)])
+        return np.concatenate(found)
+
+    def _push(self, vectors: Float[Array, "*block dim"]) -> Float[Array, "*block dim"]:
+        """Return the image of a vector, or of every row of a block, in one pass over the data."""
         problem, layout = self.problem, self.layout
-        factor = jnp.asarray(1 / problem.total_weight, vector.dtype)
+        if problem.mesh is not None:
+            vectors = place(vectors, replicated(problem.mesh))
+        factor = jnp.asarray(1 / problem.total_weight, vectors.dtype)
         if problem.streamed:
-            parts = (
-                _apply_once(
-                    type(self).linearise,
-                    problem.objective,
-                    problem.params,
-                    batch,
-                    problem.state,
-                    vector,
-                    factor,
-                    layout,
-                )
-                for batch in problem.batches()
+            how, state = self.linearisation(), self.state()
+            total = sum_over(
+                problem.placed(),
+                lambda batch: _apply_once(
+                    how, problem.params, batch, state, vectors, factor, layout
+                ),
             )
         else:
-            parts = (_apply(linear, vector, factor, layout) for linear in self._maps)
-        total = next(iter(parts))
-        for part in parts:
-            total = total + part
+            first, *others = self._maps
+            total = _apply(first, vectors, factor, layout)
+            for linear in others:
+                total = total + _apply(linear, vectors, factor, layout)
         if self._penalty_map is not None:
-            total = total + _apply(self._penalty_map, vector, jnp.ones_like(factor), layout)
-        return total
+            total = total + _apply(self._penalty_map, vectors, jnp.ones_like(factor), layout)
+        return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
-    def matvec_tree(self, tree: PyTree) -> PyTree:
-        """Return the product with a tree shaped like the parameters, as such a tree."""
-        with self.precision(), exact_matmul():
-            return self.layout.unravel(self.product(self.layout.ravel(tree)))
+    @cached_property
+    @override
+    def layers(self) -> tuple[str, ...]:
+        return layers_of(self.problem, self._chosen)
+
+    @override
+    def block(
+        self, paths: str | Iterable[str] = (), *, last: int | None = None
+    ) -> "CurvatureOperator":
+        """Return the principal block of some parameters, with the cross blocks between them.
+
+        The other parameters are constants. The block has a linearisation of its own, in its
+        parameters only: products cost less than those of the whole, down to a small fraction for
+        layers near the output. Its ``layout`` unravels vectors to trees like the parameters with
+        None in the place of constants.
+
+        Parameters
+        ----------
+        paths
+            A path or several: leaves (``"hidden_0/kernel"``) or all leaves below (``"hidden_0"``).
+        last
+            Instead of paths, a number of layers at the output end (see :attr:`layers`).
+
+        Raises
+        ------
+        OperatorError
+            If neither or both are given, or there are fewer layers.
+        UnknownNameError
+            If no parameter has such a path.
+        """
+        inside = choose(self.layout.names, self.layers, paths, last)
+        names = self.problem.layout.names
+        return self._with(self.problem, tuple(name in inside for name in names))
 
     @override
     def reference(self) -> "CurvatureOperator | None":
@@ -167,6 +270,6 @@ class CurvatureOperator(SymmetricOperator):
             with float64():
                 promoted = self.problem.promoted()
                 if computes_in_float64(promoted):
-                    return type(self)(promoted)
+                    return self._with(promoted, self._chosen)
         reordered = self.problem.reordered()
-        return None if reordered is self.problem else type(self)(reordered)
+        return None if reordered is self.problem else self._with(reordered, self._chosen)

@@ -1,0 +1,72 @@
+"""Linear maps between parameters and outputs, and the loss as a function of the outputs."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from curvlab.curvature.operator import LinearMap
+from curvlab.curvature.problem import Batch, Objective, Problem
+from curvlab.objectives import likelihood_of
+
+LARGEST_OUTPUT = 64
+"""Up to this many outputs of an example their Hessian is looked at as a dense matrix."""
+
+
+def pull_back(forward: LinearMap, middle: LinearMap, vector: PyTree) -> PyTree:
+    """Return ``Jᵀ B J v``; the transpose shares the residuals of the forward map."""
+    backward = jax.linear_transpose(forward, vector)
+    return backward(middle(forward(vector)))[0]
+
+
+def weigh(weights: Array, values: Array) -> Array:
+    """Multiply what belongs to each example by its weight."""
+    return weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1)) * values
+
+
+def output_hessians(objective: Objective, outputs: PyTree, targets: PyTree) -> Array:
+    """Return the dense Hessian of each example's loss in its own outputs."""
+
+    def one(output: PyTree, target: PyTree) -> Array:
+        flat, unravel = ravel_pytree(output)
+
+        def loss(point: Array) -> Array:
+            example = jax.tree.map(lambda leaf: leaf[None], (unravel(point), target))
+            return objective.loss(*example)[0]
+
+        return jax.hessian(loss)(flat)
+
+    return jax.vmap(one)(outputs, targets)
+
+
+@partial(jax.jit, static_argnames="objective")
+def _extremes(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> Array:
+    outputs = objective.outputs(params, batch.inputs, state)
+    values = jnp.linalg.eigvalsh(output_hessians(objective, outputs, batch.targets))
+    return jnp.stack([values.min(), jnp.abs(values).max()])
+
+
+def convex_in_outputs(problem: Problem) -> bool:
+    """Whether no example's loss has negative curvature in its outputs, at these outputs.
+
+    Known for negative log-likelihoods of exponential families; for other losses the output
+    Hessian of every example is looked at (one forward pass). False where there are more than
+    :data:`LARGEST_OUTPUT` outputs, or the loss needs examples side by side.
+    """
+    if likelihood_of(problem.loss) is not None:
+        return True
+    objective, state = problem.objective, problem.state
+    first = next(iter(problem.batches()))
+    with problem.precision():
+        outputs = jax.eval_shape(objective.outputs, problem.params, first.inputs, state)
+        size = sum(leaf.size for leaf in jax.tree.leaves(outputs)) // first.weights.size
+        if size > LARGEST_OUTPUT:
+            return False
+        for batch in problem.placed():
+            low, largest = _extremes(objective, problem.params, batch, state)
+            rounding = 10 * size * jnp.finfo(largest.dtype).eps * largest
+            if not low >= -rounding:
+                return False
+    return True
