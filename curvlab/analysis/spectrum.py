@@ -12,29 +12,16 @@ import numpy as np
 import xarray as xr
 
 from curvlab.core.errors import OperatorError, UnknownNameError
-from curvlab.curvature import CurvatureOperator, GaussNewton, Hessian, Problem
+from curvlab.curvature import OPERATORS as OPERATORS
+from curvlab.curvature import CurvatureOperator
+from curvlab.curvature import operator_of as operator_of
 from curvlab.plasticity import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
 from curvlab.spectral import Eigenpairs, Estimate, SpectralMeasure, eigenpairs, lanczos, trace
 from curvlab.spectral.noise import NOISE_PRODUCTS
 from curvlab.spectral.slq import measure_from_runs, measured_noise_floor, start_key
 
-OPERATORS: dict[str, type[CurvatureOperator]] = {"gauss_newton": GaussNewton, "hessian": Hessian}
-
 TRACE_VECTORS = 8
-
-
-def operator_of(name: str, problem: Problem) -> CurvatureOperator:
-    """Return the curvature matrix of that name for a problem.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such matrix.
-    """
-    if name not in OPERATORS:
-        raise UnknownNameError("operator", name, OPERATORS)
-    return OPERATORS[name](problem)
 
 
 def pair_names(largest: int, smallest: int) -> list[str]:
@@ -52,7 +39,7 @@ class Spectrum(Diagnostic):
     Attributes
     ----------
     operator
-        ``"hessian"`` or ``"gauss_newton"``.
+        Name of the matrix: ``"hessian"``, ``"gauss_newton"`` or another of ``OPERATORS``.
     order
         Lanczos steps for each start vector.
     vectors

@@ -152,9 +152,7 @@ def adam_metric(opt_state: PyTree, *, b1: float, b2: float, eps: float, eps_root
     Kingma and Ba 2015, *Adam*. Cohen et al. 2022, *Adaptive gradient methods at the edge of
     stability*.
     """
-    from optax import ScaleByAdamState
-
-    state = _only_state(opt_state, "Adam", {ScaleByAdamState: {"count", "mu", "nu"}})
+    state = _only_state(opt_state, "Adam", {"ScaleByAdamState": {"count", "mu", "nu"}})
     updates = _updates(state["count"], "Adam")
 
     def entries(nu: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -191,13 +189,11 @@ def rmsprop_metric(
     ----------
     Tieleman and Hinton 2012, *Lecture 6.5: rmsprop*.
     """
-    import optax
-
     kinds = {
-        optax.ScaleByRmsState: {"nu"},
-        optax.ScaleByRStdDevState: {"mu", "nu"},
-        optax.ScaleByRmsWithCountState: {"count", "nu"},
-        optax.ScaleByRStdDevWithCountState: {"count", "mu", "nu"},
+        "ScaleByRmsState": {"nu"},
+        "ScaleByRStdDevState": {"mu", "nu"},
+        "ScaleByRmsWithCountState": {"count", "nu"},
+        "ScaleByRStdDevWithCountState": {"count", "mu", "nu"},
     }
     state = _only_state(opt_state, "RMSProp", kinds)
     correction = 1.0
@@ -285,12 +281,15 @@ def optimiser_metric(name: str, settings: Mapping[str, Any], opt_state: PyTree) 
     return adam_metric(opt_state, **{key: chosen[key] for key in names})
 
 
-def _only_state(opt_state: PyTree, name: str, kinds: Mapping[type, set[str]]) -> dict[str, Any]:
-    """Return the fields of the only state of these kinds, or of a dict with the same fields."""
+def _only_state(opt_state: PyTree, name: str, kinds: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Return the fields of the only state of these types, or of a dict with the same fields.
+
+    Types go by their name: optax does not export all of them.
+    """
 
     def fields(node: Any) -> dict[str, Any] | None:
-        if isinstance(node, tuple(kinds)):
-            return node._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+        if type(node).__name__ in kinds:
+            return node._asdict()
         if isinstance(node, Mapping) and set(node) in kinds.values():  # a state without its types
             return dict(node)
         return None

@@ -10,7 +10,8 @@ A block of a matrix is the same function with some leaves of the parameters held
 
 import abc
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -28,7 +29,7 @@ from curvlab.curvature.layers import layers_of
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.curvature.selection import choose, freeze, merge, split
-from curvlab.curvature.sentinel import check_deterministic, computes_in_float64
+from curvlab.curvature.sentinel import check_problem, computes_in_float64, remarks
 from curvlab.curvature.source import sum_over
 
 BLOCK = 4
@@ -123,7 +124,7 @@ class CurvatureOperator(ParameterOperator):
     """Whether the Hessian of the penalty is part of the matrix."""
 
     def __init__(self, problem: Problem, *, positive_semidefinite: bool = False):
-        check_deterministic(problem)
+        check_problem(problem)
         super().__init__(
             problem.layout.dim,
             problem.layout.dtype,
@@ -148,7 +149,7 @@ class CurvatureOperator(ParameterOperator):
         for kind in type(self).__mro__:
             for name, value in vars(kind).items():
                 if isinstance(value, cached_property):
-                    other.__dict__.pop(name, None)
+                    vars(other).pop(name, None)
         other._set(problem, chosen)
         return other
 
@@ -176,6 +177,20 @@ class CurvatureOperator(ParameterOperator):
         if problem.penalty is None or not self.includes_penalty:
             return None
         return _linearise_penalty(problem.penalty, problem.params, self._chosen)
+
+    @override
+    def program(self) -> Hashable:
+        return type(self), self.linearisation(), self.problem.layout
+
+    @override
+    def cross_check(
+        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
+    ) -> tuple[str, ...]:
+        return remarks(self.problem)
+
+    @override
+    def precision(self) -> AbstractContextManager[Any]:
+        return self.problem.precision()
 
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
@@ -221,9 +236,13 @@ class CurvatureOperator(ParameterOperator):
             total = total + _apply(self._penalty_map, vectors, jnp.ones_like(factor), layout)
         return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
-    @cached_property
+    @property
     @override
     def layers(self) -> tuple[str, ...]:
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> tuple[str, ...]:
         return layers_of(self.problem, self._chosen)
 
     @override

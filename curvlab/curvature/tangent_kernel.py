@@ -20,7 +20,7 @@ from curvlab.curvature.drawn_targets import require_one_output
 from curvlab.curvature.operator import LinearMap
 from curvlab.curvature.output_maps import convex_in_outputs, output_hessians, weigh
 from curvlab.curvature.problem import Batch, Objective, Problem
-from curvlab.curvature.sentinel import check_deterministic, computes_in_float64
+from curvlab.curvature.sentinel import check_problem, computes_in_float64
 from curvlab.objectives import likelihood_of
 from curvlab.spectral.operator import SymmetricOperator
 
@@ -162,7 +162,7 @@ class TangentKernel(SymmetricOperator):
                 f"tangent_kernel(outputs='gauss_newton') needs a loss convex in the outputs, and "
                 f"{problem.objective.name} is not known to be. Use outputs='full'."
             )
-        check_deterministic(problem)
+        check_problem(problem)
         self.problem = problem
         self.outputs: Outputs = outputs
         rows = 1 if outputs == "trace" else self.columns

@@ -26,6 +26,7 @@ from curvlab.runs.orbax_io import load_tree, save_tree
 from curvlab.runs.probe_sets import ProbeSets, abstract_inputs
 
 if TYPE_CHECKING:
+    import curvlab.curvature.metric
     import curvlab.curvature.problem
 
 SCHEMA = 1
@@ -168,6 +169,30 @@ class Checkpoint:
                 f"{', '.join(self.probes) or 'none'}; stored: {', '.join(known) or 'none'}."
             )
         return name
+
+    def metric(self) -> "curvlab.curvature.metric.Metric":
+        """Return the metric of the optimiser in its state at this step.
+
+        The diagonal ``P`` by which Adam, AdamW and RMSProp divide their steps, from the stored
+        optimiser state and the settings in the stored spec.
+
+        Raises
+        ------
+        RunError
+            If the checkpoint names no optimiser, or holds no state of it.
+        OperatorError
+            If the optimiser has no diagonal metric, or has made no step.
+        """
+        from curvlab.curvature.metric import optimiser_metric
+
+        if self.optimiser is None or self.opt_state is None:
+            missing = "optimiser" if self.optimiser is None else "optimiser state"
+            raise RunError(
+                f"Step {self.step} of {self.layout.root} holds no {missing}, which the metric is "
+                "made of. Save it with the checkpoint, or use curvlab.adam_metric or "
+                "curvlab.weight_norm_metric."
+            )
+        return optimiser_metric(self.optimiser.name, self.optimiser.settings, self.opt_state)
 
     def problem(self, probe_set: str = "current") -> "curvlab.curvature.problem.Problem":
         """Return loss, parameters and the data of a probe set as one problem.
