@@ -12,7 +12,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from curvlab.cli.console import SECONDS_BETWEEN_LINES, duration, say
+from curvlab.cli.console import SECONDS_BETWEEN_LINES, say
+from curvlab.core.texts import duration
 
 
 @dataclass

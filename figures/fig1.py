@@ -7,10 +7,10 @@ one; dashed lines mark where labels were drawn anew. Every seed is a line of its
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from curvlab.plots import SERIES, plot_task_boundaries, style
+from curvlab.plots import SERIES, label_steps, plot_task_boundaries, style
 from curvlab.plots.style import FULL_WIDTH, NEUTRAL
 from figures.study import Study
-from figures.style import draw_curve, label_steps
+from figures.style import draw_curve
 
 ACCURACY, DEAD = SERIES[1], SERIES[0]
 

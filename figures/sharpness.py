@@ -9,17 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from curvlab.analysis.series import EigenvalueSeries
 from curvlab.plots import (
     SeriesStyle,
+    label_steps,
     plot_intervals,
     plot_task_boundaries,
     set_eigenvalue_scale,
     style,
 )
+from curvlab.plots.evolution import hollow_handle
 from curvlab.plots.style import FULL_WIDTH, NEUTRAL
 from curvlab.spectral import SignedLogAxis
-from figures.study import EIGENVALUE, Eigenvalue, Study
-from figures.style import arm_styles, draw_curve, eigenvalue_axis, hollow_handle, label_steps
+from figures.study import EIGENVALUE, Study
+from figures.style import arm_styles, draw_curve, eigenvalue_axis
 
 _ENDS = {"largest-1": "largest", "smallest-1": "smallest"}
 
@@ -75,7 +78,7 @@ def draw(study: Study) -> dict[str, Figure]:
     return {"": figure}
 
 
-def _draw_pair(ax: Axes, found: Eigenvalue, series: SeriesStyle) -> list[float]:
+def _draw_pair(ax: Axes, found: EigenvalueSeries, series: SeriesStyle) -> list[float]:
     plot_intervals(
         ax,
         found.steps,

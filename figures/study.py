@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from curvlab.analysis import load_results, measure_of
+from curvlab.analysis import load_results
+from curvlab.analysis.series import (
+    PARTS,
+    EigenvalueSeries,
+    eigenvalue_series,
+    measures_over_training,
+)
 from curvlab.core.errors import CurvlabError, RunError
 from curvlab.core.specs import Spec
 from curvlab.runs import find_runs, open_run
@@ -25,27 +31,8 @@ class MissingDataError(CurvlabError):
     """A figure was asked for whose metrics or results have not been made yet."""
 
 
-EIGENVALUE = tuple(f"hessian_eigenvalue{part}" for part in ("", "_low", "_high", "_converged"))
+EIGENVALUE = tuple(f"hessian_eigenvalue{part}" for part in PARTS)
 """Variables of the analysis behind an eigenvalue over training."""
-
-
-@dataclass(frozen=True)
-class Eigenvalue:
-    """One extreme eigenvalue over training.
-
-    Attributes
-    ----------
-    steps, values, low, high
-        Ritz values with the intervals of their residuals.
-    settled
-        False where the pair has not converged or its interval contains zero.
-    """
-
-    steps: Float[np.ndarray, " steps"]
-    values: Float[np.ndarray, " steps"]
-    low: Float[np.ndarray, " steps"]
-    high: Float[np.ndarray, " steps"]
-    settled: Bool[np.ndarray, " steps"]
 
 
 @dataclass(frozen=True)
@@ -96,24 +83,16 @@ class SeedRun:
     @cached_property
     def measures(self) -> dict[int, SpectralMeasure]:
         """Spectral measure of the Hessian at every checkpoint that has one, by step."""
-        floor = self.results["hessian_noise_floor"].sel(probe_set=PROBE_SET).dropna("step")
-        steps = [int(step) for step in floor["step"].values]
-        return {step: measure_of(self.results, step, PROBE_SET, "hessian") for step in steps}
+        return measures_over_training(self.results, PROBE_SET)
 
     @property
     def pairs(self) -> tuple[str, ...]:
         """Names of the extreme eigenvalues, ``largest-1`` first."""
         return tuple(map(str, self.results["pair"].values))
 
-    def eigenvalue(self, pair: str) -> Eigenvalue:
+    def eigenvalue(self, pair: str) -> EigenvalueSeries:
         """Return one extreme eigenvalue of the Hessian where it was measured."""
-        chosen = self.results[[*EIGENVALUE]].sel(probe_set=PROBE_SET, pair=pair)
-        chosen = chosen.dropna("step", subset=["hessian_eigenvalue"])
-        values, low, high, converged = (
-            np.asarray(chosen[name].values, np.float64) for name in EIGENVALUE
-        )
-        settled = (converged > 0) & ((low > 0) | (high < 0))
-        return Eigenvalue(np.asarray(chosen["step"], np.float64), values, low, high, settled)
+        return eigenvalue_series(self.results, pair, PROBE_SET)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from rich.console import Console
 from curvlab.analysis import Plan, Progress, Spectrum, collect, execute, make_plan, parse_budget
 from curvlab.analysis.plan import resolve
 from curvlab.cli.command import INCOMPLETE
-from curvlab.cli.console import Meter, duration, make_console, noticing_interrupts, say
+from curvlab.cli.console import Meter, make_console, noticing_interrupts, say
 from curvlab.cli.targets import open_targets
 from curvlab.core.errors import RunError
+from curvlab.core.texts import duration
 from curvlab.plasticity import Diagnostic
 from curvlab.runs import Run
 

@@ -13,9 +13,10 @@ from rich.table import Table
 from curvlab.analysis import compare
 from curvlab.analysis.compare import coordinate
 from curvlab.cli.command import INCOMPLETE
-from curvlab.cli.console import make_console, number, say, with_interval, with_radius
+from curvlab.cli.console import make_console, say
 from curvlab.cli.targets import open_targets
 from curvlab.core.errors import RunError
+from curvlab.core.texts import number, with_interval, with_radius
 
 _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("accuracy", "right"),

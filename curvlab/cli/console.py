@@ -3,7 +3,6 @@
 Shared by every command line of the project.
 """
 
-import math
 import signal
 import threading
 import time
@@ -14,6 +13,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
+
+from curvlab.core.texts import duration
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -29,31 +30,6 @@ def make_console(*, stderr: bool = False) -> Console:
 def say(console: Console, text: str) -> None:
     """Print one line as it is: no markup, no wrapping."""
     console.print(Text(text), soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``"42 s"``, ``"3:20 min"`` or ``"2:05 h"``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d} h"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a number for a table, ``"-"`` for what was not measured."""
-    return "-" if math.isnan(value) else f"{value:.{digits}g}"
-
-
-def with_interval(value: float, low: float, high: float) -> str:
-    """Return a number with its interval, ``"-"`` for what was not measured."""
-    return "-" if math.isnan(value) else f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def with_radius(value: float, low: float, high: float) -> str:
-    """Return a number with the radius of its symmetric interval."""
-    return "-" if math.isnan(value) else f"{value:#.4g} ± {(high - low) / 2:.1g}"
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from curvlab.analysis import Spectrum, collect, execute, make_plan, measure_of
-from curvlab.cli.console import make_console, number, say, with_interval
+from curvlab.cli.console import make_console, say
 from curvlab.core.errors import RunError
+from curvlab.core.texts import number, with_interval
 from curvlab.runs import open_run
 
 

@@ -7,6 +7,7 @@ Needs the extra ``figures``.
 
 from curvlab.plots.eigenvalue_axis import label_eigenvalue_axis as label_eigenvalue_axis
 from curvlab.plots.eigenvalue_axis import set_eigenvalue_scale as set_eigenvalue_scale
+from curvlab.plots.evolution import plot_spectra_over_training as plot_spectra_over_training
 from curvlab.plots.spectra import plot_cdf as plot_cdf
 from curvlab.plots.spectra import plot_density as plot_density
 from curvlab.plots.spectra import plot_density_map as plot_density_map
@@ -15,6 +16,7 @@ from curvlab.plots.style import SERIES as SERIES
 from curvlab.plots.style import SeriesStyle as SeriesStyle
 from curvlab.plots.style import save as save
 from curvlab.plots.style import style as style
+from curvlab.plots.training import label_steps as label_steps
 from curvlab.plots.training import plot_curve as plot_curve
 from curvlab.plots.training import plot_intervals as plot_intervals
 from curvlab.plots.training import plot_task_boundaries as plot_task_boundaries

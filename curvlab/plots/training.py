@@ -5,8 +5,25 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from curvlab.plots.style import NEUTRAL, SERIES, SeriesStyle
+
+
+def short_step(step: float) -> str:
+    """Return 8000 as ``8k``, 2500 as ``2.5k`` and 8010 as ``8,010``."""
+    if step and step % 100 == 0 and abs(step) >= 1000:
+        return f"{step / 1000:g}k"
+    return f"{step:,g}"
+
+
+def label_steps(ax: Axes) -> None:
+    """Name the axis of training steps and write its ticks in thousands."""
+    ax.set_xlabel("training step")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: short_step(step)))
+    # Room for the marker of step 0.
+    ax.set_xlim(left=-0.02 * ax.get_xlim()[1])
 
 
 def plot_curve(

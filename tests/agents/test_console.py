@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from agents.console import Display
-from curvlab.cli.console import duration
+from curvlab.core.texts import duration
 
 
 def show(terminal: bool) -> str:
