@@ -1,9 +1,11 @@
 """The Hessian of the objective."""
 
 import jax
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Float, PyTree
 from typing_extensions import override
 
+from curvlab.curvature.differences import compare_with_gradient
 from curvlab.curvature.operator import CurvatureOperator, LinearMap
 from curvlab.curvature.problem import Batch, Objective
 
@@ -29,3 +31,10 @@ class Hessian(CurvatureOperator):
             return jax.grad(objective.total)(point, batch, state)
 
         return jax.linearize(gradient, params)[1]
+
+    @override
+    def cross_check(
+        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
+    ) -> tuple[str, ...]:
+        notes = super().cross_check(vector, image)
+        return (*notes, *compare_with_gradient(self.problem, self._chosen, vector, image))

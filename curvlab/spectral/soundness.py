@@ -43,7 +43,8 @@ class Soundness:
     products
         Products spent.
     noise_floor
-        ``η`` over random directions in units of an eigenvalue, where it was measured.
+        Error of the products in units of an eigenvalue: that of linearity by :func:`verify`, and by
+        :func:`check` at least ``η`` over random directions.
     """
 
     estimand: str
@@ -51,16 +52,15 @@ class Soundness:
     asymmetry: float
     notes: tuple[str, ...]
     products: int
-    noise_floor: float | None = None
+    noise_floor: float
 
     def __str__(self) -> str:
         lines = [
             self.estimand,
             f"  finite, linear to {self.rounding:.1e}, symmetric to {self.asymmetry:.1e}"
             f" ({self.products} products)",
+            f"  noise floor {self.noise_floor:.1e} over random directions",
         ]
-        if self.noise_floor is not None:
-            lines.append(f"  noise floor {self.noise_floor:.2e} over random directions")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -122,7 +122,7 @@ def check(op: SymmetricOperator, key: Array) -> Soundness:
         As :func:`verify`.
     """
     found = verify(op, key)
-    floor = op.noise_floor(jax.random.fold_in(key, 2))
+    floor = max(found.noise_floor, op.noise_floor(jax.random.fold_in(key, 2)))
     notes = found.notes
     if op.reference() is None:
         notes = (
@@ -141,13 +141,15 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
     )
     a, b = np.sqrt(np.array([0.7, 0.3])).astype(op.dtype)
     image_left, image_right = _image(op, left), _image(op, right)
-    image_mixed = _image(op, a * left + b * right)
+    mixed = a * left + b * right
+    image_mixed = _image(op, mixed)
     lengths = np.linalg.norm(image_left), np.linalg.norm(image_right)
     size = float(np.hypot(*lengths))
     if size == 0:
-        return Soundness(op.estimand, 0.0, 0.0, ("every product is zero",), 3)
+        return Soundness(op.estimand, 0.0, 0.0, ("every product is zero",), 3, 0.0)
 
-    rounding = float(np.linalg.norm(image_mixed - a * image_left - b * image_right)) / size
+    error = float(np.linalg.norm(image_mixed - a * image_left - b * image_right))
+    rounding = error / size
     if rounding > BROKEN:
         again = float(np.linalg.norm(_image(op, left) - image_left)) / size
         if again > rounding / 10:
@@ -183,7 +185,9 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
             f"{op.dtype}, or cancels",
             *notes,
         )
-    return Soundness(op.estimand, rounding, asymmetry, notes, 3)
+    return Soundness(
+        op.estimand, rounding, asymmetry, notes, 3, error / float(np.linalg.norm(mixed))
+    )
 
 
 def _image(op: SymmetricOperator, vector: Float[np.ndarray, " dim"]) -> Any:

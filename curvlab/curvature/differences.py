@@ -1,0 +1,177 @@
+"""The product of a Hessian against a finite difference of the gradient.
+
+Two things make them differ: kinks (ReLU, max, abs), where curvature sits that automatic
+differentiation does not see, and derivative rules that are wrong or stop the gradient.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from curvlab.core.devices import place, replicated
+from curvlab.core.errors import ProblemError
+from curvlab.core.precision import exact_matmul, float64
+from curvlab.core.trees import TreeLayout
+from curvlab.curvature.objective import Objective
+from curvlab.curvature.problem import Batch, Problem
+from curvlab.curvature.selection import merge, split
+from curvlab.curvature.sentinel import computes_in_float64, few_examples
+
+CLOSE = 0.05
+"""Relative gap up to which product and finite difference agree; float32 leaves about 0.005."""
+
+WRONG = 0.01
+"""Relative gap, in float64 on two examples, that no kink explains."""
+
+
+def compare_with_gradient(
+    problem: Problem,
+    chosen: tuple[bool, ...],
+    vector: Float[np.ndarray, " dim"],
+    image: Float[np.ndarray, " dim"],
+) -> tuple[str, ...]:
+    """Compare a Hessian product with ``(∇L(θ + hv) - ∇L(θ - hv)) / 2h``.
+
+    With ``h = ε^(1/3) ‖θ‖ / ‖v‖``, and other steps only if that one disagrees. Where all disagree,
+    two examples are differentiated in float64 at steps so small that they cross no kink.
+
+    Parameters
+    ----------
+    problem
+        The objective.
+    chosen
+        For each leaf of the parameters, whether the Hessian has rows for it.
+    vector, image
+        ``v`` and the product with it.
+
+    Returns
+    -------
+    Nothing, or a remark with the measured gap if the difference lies in kinks. Cost: two gradients
+    where both agree, six otherwise.
+
+    Raises
+    ------
+    ProblemError
+        If they disagree at every step.
+    """
+    relative = float(jnp.finfo(problem.layout.dtype).eps) ** (1 / 3)
+    line = _Line(problem, chosen, vector)
+    gaps: list[float] = []
+    for factor in (1.0, 0.25, 4.0):
+        gaps.append(_distance(line.quotient(problem.gradient, relative * factor), image))
+        if gaps[-1] <= CLOSE:
+            return ()
+    with float64():
+        wrong = _gap_between_kinks(problem, chosen, vector)
+    if wrong is not None and wrong > WRONG:
+        raise ProblemError(
+            f"The Hessian of {problem.objective.name} is not the derivative of its gradient: a "
+            f"finite difference misses the product by {wrong:.0%} in float64. A derivative rule of "
+            "your own (custom_jvp, custom_vjp) is wrong, or stop_gradient hides part of the "
+            "function: compute what is held constant (targets) once, and pass it as data."
+        )
+    reason = (
+        "kinks, or rounding in the types that the code casts to"
+        if wrong is None
+        else "curvature in the kinks of ReLU, max or abs, which automatic differentiation does not "
+        "see"
+    )
+    return (
+        f"a finite difference of the gradient over {relative:.1g} of the parameters' norm differs "
+        f"from the product by {min(gaps):.0%}: {reason}",
+    )
+
+
+class _Line:
+    """The line ``θ + h v`` through the chosen leaves of the parameters."""
+
+    def __init__(
+        self, problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
+    ):
+        self._problem, self._chosen = problem, chosen
+        free, fixed = split(problem.params, chosen)
+        self._layout = TreeLayout.of(free)
+        self._length = float(np.linalg.norm(self.flat(problem.params))) or 1.0
+        self._length /= float(np.linalg.norm(vector))
+        with problem.precision():
+            flat = jnp.asarray(vector)
+            if problem.mesh is not None:
+                flat = place(flat, replicated(problem.mesh))
+            direction = self._layout.unravel(flat)
+            self._direction = merge(direction, jax.tree.map(jnp.zeros_like, fixed))
+
+    def flat(self, tree: PyTree) -> Float[np.ndarray, " dim"]:
+        """Return the chosen leaves as one float64 vector on the host."""
+        problem = self._problem
+        with problem.precision():
+            vector = self._layout.ravel(split(tree, self._chosen)[0])
+            if problem.mesh is not None:
+                vector = place(vector, replicated(problem.mesh))
+        return np.asarray(vector, np.float64)
+
+    def quotient(
+        self, gradient: Callable[[PyTree], PyTree], relative: float
+    ) -> Float[np.ndarray, " dim"]:
+        """Return the central difference of a gradient with ``h = relative × ‖θ‖ / ‖v‖``."""
+        step = relative * self._length
+
+        def at(side: float) -> Float[np.ndarray, " dim"]:
+            with self._problem.precision():
+                return self.flat(
+                    gradient(
+                        jax.tree.map(
+                            lambda leaf, v: leaf + jnp.asarray(side * step, leaf.dtype) * v,
+                            self._problem.params,
+                            self._direction,
+                        )
+                    )
+                )
+
+        return (at(1.0) - at(-1.0)) / (2 * step)
+
+    def product(self, map_: Callable[[PyTree, PyTree], PyTree]) -> Float[np.ndarray, " dim"]:
+        """Return the image of ``v`` under ``map_(params, direction)``."""
+        return self.flat(map_(self._problem.params, self._direction))
+
+
+@partial(jax.jit, static_argnames="objective")
+def _gradient_and_product(
+    objective: Objective, params: PyTree, batch: Batch, state: PyTree, direction: PyTree
+) -> tuple[PyTree, PyTree]:
+    def gradient(point: PyTree) -> PyTree:
+        return jax.grad(objective.total)(point, batch, state)
+
+    return jax.jvp(gradient, (params,), (direction,))
+
+
+def _gap_between_kinks(
+    problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
+) -> float | None:
+    """Return the smallest gap on two examples in float64; None if the code casts to less."""
+    small = replace(problem, batch=few_examples(problem, 2), weights=None, penalty=None).promoted()
+    if not computes_in_float64(small):
+        return None
+    (batch,) = small.placed()
+
+    def both(params: PyTree, direction: PyTree) -> tuple[PyTree, PyTree]:
+        with exact_matmul():
+            return _gradient_and_product(small.objective, params, batch, small.state, direction)
+
+    zero = jax.tree.map(jnp.zeros_like, small.params)
+    line = _Line(small, chosen, vector.astype(np.float64))
+    image = line.product(lambda params, direction: both(params, direction)[1])
+    return min(
+        _distance(line.quotient(lambda params: both(params, zero)[0], relative), image)
+        for relative in (1e-6, 1e-7, 1e-8)
+    )
+
+
+def _distance(found: Float[np.ndarray, " dim"], expected: Float[np.ndarray, " dim"]) -> float:
+    """Return ``‖found - expected‖`` relative to the longer of the two; 0 if both are zero."""
+    longest = max(float(np.linalg.norm(found)), float(np.linalg.norm(expected)))
+    return float(np.linalg.norm(found - expected)) / longest if longest else 0.0
