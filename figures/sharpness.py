@@ -4,7 +4,6 @@ Eigenvalues come with the interval that their residual certifies; hollow markers
 have not converged or whose interval contains zero. Every seed of an arm is drawn.
 """
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,12 +14,11 @@ from curvlab.plots import (
     label_steps,
     plot_intervals,
     plot_task_boundaries,
-    set_eigenvalue_scale,
     style,
 )
 from curvlab.plots.evolution import hollow_handle
 from curvlab.plots.style import FULL_WIDTH, NEUTRAL
-from curvlab.spectral import SignedLogAxis
+from curvlab.plots.training import set_signed_scale
 from figures.study import EIGENVALUE, Study
 from figures.style import arm_styles, draw_curve, eigenvalue_axis
 
@@ -43,7 +41,7 @@ def draw(study: Study) -> dict[str, Figure]:
             values: list[float] = []
             for run in study.runs:
                 values += _draw_pair(ax, run.eigenvalue(pair), styles[run.arm])
-            _scale(ax, axis, values)
+            set_signed_scale(ax, axis, values)
             ax.set_title(f"{name} Hessian eigenvalue")
             ax.set_ylabel("eigenvalue")
         for ax, variable, name, unit in (
@@ -89,12 +87,3 @@ def _draw_pair(ax: Axes, found: EigenvalueSeries, series: SeriesStyle) -> list[f
         settled=found.settled,
     )
     return [*found.low.tolist(), *found.high.tolist()]
-
-
-def _scale(ax: Axes, axis: SignedLogAxis, values: list[float]) -> None:
-    """Show zero and all interval ends, with some room."""
-    ends = axis.forward(np.array([min([*values, 0.0]), max([*values, 0.0])]))
-    room = 0.06 * (ends[1] - ends[0])
-    low, high = axis.inverse(ends + np.array([-room, room]))
-    set_eigenvalue_scale(ax, axis, limits=(float(low), float(high)), which="y", ticks=7)
-    ax.axhline(0, color=NEUTRAL, linewidth=0.5)

@@ -154,6 +154,8 @@ def measure(plan: Plan, item: Measurement, checkpoint: Checkpoint) -> xr.Dataset
         probe_set=item.probe_set,
         probe_set_hash=hashed,
         roles=role_of(checkpoint, item.probe_set),
+        checkpoint=checkpoint.digest,
+        products=item.products,
         seconds=time.perf_counter() - start,
         **_circumstances(checkpoint),
     )

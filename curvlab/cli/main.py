@@ -159,6 +159,24 @@ def compare(
     return compare_runs(paths, probe_set=probe_set, by=by)
 
 
+@app.command
+def report(paths: Paths, *, probe_set: str = "current", save: Path | None = None) -> int:
+    """Write one self-contained HTML page about each analysed run.
+
+    Parameters
+    ----------
+    paths
+        Analysed runs, or studies of runs.
+    probe_set
+        Whose spectra are shown: current, next, or the name of a probe set.
+    save
+        The page, for a single run; RUN/report.html by default.
+    """
+    from curvlab.cli.report import report_runs
+
+    return report_runs(paths, probe_set=probe_set, save=save)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)

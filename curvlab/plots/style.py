@@ -5,7 +5,7 @@ line style and marker, so that a grey print keeps them apart. Sizes are for prin
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +88,16 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
-    """Return a context in which figures are created, drawn and saved with the common look."""
+def style(more: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Return a context in which figures are created, drawn and saved with the common look.
+
+    Parameters
+    ----------
+    more
+        Further settings of matplotlib for one kind of output.
+    """
     # From the defaults, not from the caller's settings: the same figure for everybody.
-    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_SETTINGS}
+    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_SETTINGS, **(more or {})}
     # The backend is the caller's own business, and asking for the default one would choose one.
     settings.pop("backend", None)
     return mpl.rc_context(settings)

@@ -7,7 +7,9 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from curvlab.plots.eigenvalue_axis import set_eigenvalue_scale
 from curvlab.plots.style import NEUTRAL, SERIES, SeriesStyle
+from curvlab.spectral import SignedLogAxis
 
 
 def short_step(step: float) -> str:
@@ -133,3 +135,12 @@ def plot_task_boundaries(ax: Axes, boundaries: Sequence[float]) -> None:
     """Draw a dashed line at each step at which the task changed."""
     for boundary in boundaries:
         ax.axvline(boundary, color=NEUTRAL, linestyle="--", linewidth=0.6, zorder=1.5)
+
+
+def set_signed_scale(ax: Axes, axis: SignedLogAxis, values: Sequence[float]) -> None:
+    """Put eigenvalues on the vertical axis so that zero and all of ``values`` are shown."""
+    ends = axis.forward(np.array([min([*values, 0.0]), max([*values, 0.0])]))
+    room = 0.06 * (ends[1] - ends[0])
+    low, high = axis.inverse(ends + np.array([-room, room]))
+    set_eigenvalue_scale(ax, axis, limits=(float(low), float(high)), which="y", ticks=7)
+    ax.axhline(0, color=NEUTRAL, linewidth=0.5)

@@ -1,0 +1,201 @@
+"""The page itself: sections filled with tables and pictures, rendered and written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import xarray as xr
+
+import curvlab
+from curvlab.analysis import load_results
+from curvlab.analysis.series import measured_operators
+from curvlab.core.errors import RunError
+from curvlab.report import pictures, tables
+from curvlab.report.pictures import Picture
+from curvlab.report.tables import Table
+from curvlab.runs import Run
+from curvlab.runs.files import storing, write_atomic
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: heading, an introduction, pictures, tables that are always open or not.
+
+    ``details`` are long tables, which a reader unfolds.
+    """
+
+    anchor: str
+    heading: str
+    text: str
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
+    details: tuple[Table, ...] = ()
+
+
+def write_report(run: Run, path: Path | None = None, *, probe_set: str = "current") -> Path:
+    """Write one self-contained HTML page about an analysed run.
+
+    Parameters
+    ----------
+    run
+        An analysed run.
+    path
+        Where to write; ``report.html`` in the run by default.
+    probe_set
+        Whose spectra and summary are shown; diagnostics are shown on all.
+
+    Returns
+    -------
+    Path
+        The page. Equal runs and results give equal bytes.
+
+    Raises
+    ------
+    RunError
+        If nothing is stored, or nothing on this probe set.
+    StorageError
+        If the file system refuses.
+    """
+    path = run.path / "report.html" if path is None else path
+    text = render_report(run, probe_set=probe_set)
+    with storing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.encode())
+    return path
+
+
+def render_report(run: Run, *, probe_set: str = "current") -> str:
+    """Return the page of :func:`write_report` as a text."""
+    dataset = load_results(run)
+    if probe_set not in dataset["probe_set"].values:
+        known = ", ".join(map(str, dataset["probe_set"].values))
+        raise RunError(
+            f"A report of {run.path} on {probe_set!r} was asked for; there are results on {known}. "
+            "Name one of these, or measure with `curvlab analyze --probe-sets`."
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("curvlab.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=_title(run),
+        lead=_lead(run, dataset),
+        sections=_sections(run, dataset, probe_set),
+        version=curvlab.__version__,
+    )
+
+
+def _title(run: Run) -> str:
+    place = run.path.resolve()
+    return f"{place.parent.name}/{place.name}"
+
+
+def _lead(run: Run, dataset: xr.Dataset) -> str:
+    analysed = int((dataset["status"] == "ok").sum())
+    steps = run.steps
+    network = run.specs["network"]
+    what = "A network" if network is None else f"A network of kind {network.name}"
+    tasks = {int(task) for task in dataset["task"].values if task >= 0}
+    over = f" on a stream of {len(tasks)} tasks" if len(tasks) > 1 else ""
+    return (
+        f"{what}, trained for {steps[-1]:,} steps{over}. "
+        f"{analysed} of {len(steps)} checkpoints are analysed."
+    )
+
+
+def _sections(run: Run, dataset: xr.Dataset, probe_set: str) -> list[Section]:
+    drawn = 0
+
+    def number(make: Callable[..., list[Picture]], *arguments: Any) -> tuple[Picture, ...]:
+        nonlocal drawn
+        made = make(*arguments, drawn)
+        drawn += len(made)
+        return tuple(made)
+
+    operators = measured_operators(dataset, probe_set)
+    metrics = run.metrics()
+    boundaries = _boundaries(dataset if "task" not in metrics else metrics)
+    failures = tables.failures_table(dataset)
+    sections = [
+        Section(
+            "summary",
+            "Summary",
+            "First and last measured value of the main quantities.",
+            tables=tuple(
+                table
+                for table in (tables.summary_table(dataset, probe_set, operators), failures)
+                if table is not None
+            ),
+        ),
+        Section(
+            "training",
+            "What was trained",
+            "Dashed lines stand where the task changes.",
+            number(pictures.log_pictures, metrics, boundaries),
+            (tables.settings_table(run),),
+        ),
+    ]
+    for operator in operators:
+        spectra = tables.spectra_table(dataset, probe_set, operator)
+        first = dataset[f"{operator}_nodes"].attrs.get("estimand", "")
+        sections.append(
+            Section(
+                operator.replace("_", "-"),
+                f"Spectrum of the {tables.title(operator)}",
+                f"The matrix is the {first}." if first else "",
+                number(pictures.spectrum_pictures, dataset, probe_set, operator),
+                (tables.pairs_table(dataset, probe_set, operator),),
+                (spectra,),
+            )
+        )
+    sections.append(
+        Section(
+            "diagnostics",
+            "Diagnostics",
+            "Loss, accuracy, hidden units, features and weights at the checkpoints.",
+            number(pictures.diagnostic_pictures, dataset, boundaries),
+            details=tuple(
+                tables.diagnostics_table(dataset, str(name)) for name in dataset["probe_set"].values
+            ),
+        )
+    )
+    sections.append(_provenance(run))
+    return sections
+
+
+def _boundaries(log: xr.Dataset) -> list[float]:
+    """Return the steps after which the task changed."""
+    task = np.asarray(log["task"].values, np.float64)
+    return [float(step) for step in log["step"].values[np.flatnonzero(np.diff(task))]]
+
+
+def _provenance(run: Run) -> Section:
+    results = [
+        found
+        for file in run.results()
+        if (found := run.read_result(file.diagnostic, file.step, file.probe_set, file.key))
+        is not None
+    ]
+    findings = run.verify()
+    verdict = (
+        "Every file of the run is as it was written."
+        if not findings
+        else f"{len(findings)} files are damaged: {'; '.join(map(str, findings))}."
+    )
+    return Section(
+        "provenance",
+        "Provenance",
+        f"{verdict} Results are keyed by settings, data, checkpoint and code version.",
+        tables=(tables.measurements_table(results),),
+        details=(
+            tables.data_table(run),
+            tables.checkpoints_table(results),
+            tables.versions_table(run),
+        ),
+    )
