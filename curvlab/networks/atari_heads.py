@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from curvlab.networks.layers import Initialiser, activate, dense, layer_norm
+from curvlab.networks.layers import activate, dense, layer_norm
 
 
 class ValueHead(nn.Module):
@@ -27,7 +27,7 @@ class ValueHead(nn.Module):
 
     actions: int
     shared_bias: bool = False
-    initial_weights: Initialiser = "lecun_normal"
+    initial_weights: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, features: Float[Array, "examples features"]) -> Array:
@@ -60,7 +60,7 @@ class DistributionHead(nn.Module):
 
     actions: int
     atoms: int
-    initial_weights: Initialiser = "lecun_normal"
+    initial_weights: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, features: Float[Array, "examples features"]) -> Array:
@@ -154,7 +154,7 @@ class DuelingHead(nn.Module):
     sigma: float = 0.5
     layer_norm: bool = False
     activation: str = "relu"
-    initial_weights: Initialiser = "lecun_normal"
+    initial_weights: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, features: Float[Array, "examples features"]) -> Array:

@@ -1,13 +1,10 @@
 """Networks of Atari agents: a torso with a head."""
 
-from typing import Literal
-
 import flax.linen as nn
 from jaxtyping import Array, Num
 
 from curvlab.networks.atari_heads import DistributionHead, DuelingHead, ValueHead
 from curvlab.networks.atari_torso import TORSOS, AtariTorso
-from curvlab.networks.layers import Initialiser
 from curvlab.networks.registry import NETWORKS
 
 
@@ -60,7 +57,7 @@ class AtariNetwork(nn.Module):
     """
 
     actions: int = 6
-    torso: Literal["nature", "small42"] = "nature"
+    torso: str = "nature"
     atoms: int = 0
     dueling: bool = False
     noisy: bool = False
@@ -71,7 +68,7 @@ class AtariNetwork(nn.Module):
     layer_norm: bool = False
     norm_axes: str = "HWC"
     activation: str = "relu"
-    initial_weights: Initialiser = "lecun_normal"
+    initial_weights: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, frames: Num[Array, "examples height width frames"]) -> Array:

@@ -1,13 +1,12 @@
 """Convolutional torsos of Atari agents: stacked frames to features."""
 
 import dataclasses
-from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from curvlab.networks.layers import Initialiser, activate, conv, dense, layer_norm
+from curvlab.networks.layers import activate, conv, dense, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +59,13 @@ class AtariTorso(nn.Module):
         head.
     """
 
-    shape: Literal["nature", "small42"] = "nature"
+    shape: str = "nature"
     width: float = 1.0
     padding: str = "VALID"
     layer_norm: bool = False
     norm_axes: str = "HWC"
     activation: str = "relu"
-    initial_weights: Initialiser = "lecun_normal"
+    initial_weights: str = "lecun_normal"
     top: bool = True
 
     @nn.compact

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,6 @@ from curvlab.networks.convolution import convolution
 
 # torch's value, and the paper's; flax's own default is 1e-6.
 NORM_EPSILON = 1e-5
-
-Initialiser = Literal["lecun_normal", "uniform_fan_in"]
 
 
 def crelu(values: Float[Array, "*axes units"]) -> Float[Array, "*axes twice_units"]:
@@ -67,7 +65,7 @@ def dense(
     units: int,
     *,
     name: str,
-    init: Initialiser = "lecun_normal",
+    init: str = "lecun_normal",
 ) -> Float[Array, "examples units"]:
     """Apply a fully connected layer; call it inside a compact module."""
     kernel, bias = _initialisers(init, values.shape[-1])
@@ -83,7 +81,7 @@ def conv(
     padding: str = "SAME",
     bias: bool = True,
     name: str,
-    init: Initialiser = "lecun_normal",
+    init: str = "lecun_normal",
 ) -> Float[Array, "examples rows columns channels"]:
     """Apply a convolution with square windows; call it inside a compact module."""
     kernel_init, bias_init = _initialisers(init, size * size * images.shape[-1])
@@ -126,9 +124,7 @@ def layer_norm(values: Array, *, axes: str = "HWC", name: str) -> Array:
     )
 
 
-def _initialisers(
-    init: Initialiser, fan_in: int
-) -> tuple[Callable[..., Array], Callable[..., Array]]:
+def _initialisers(init: str, fan_in: int) -> tuple[Callable[..., Array], Callable[..., Array]]:
     """Return initialisers of kernel and bias.
 
     ``"lecun_normal"``: variance ``1 / fan_in`` and zero biases. ``"uniform_fan_in"``: both uniform

@@ -26,7 +26,7 @@ class Predict:
 
     module: nn.Module
 
-    def __call__(self, params: PyTree, inputs: Array, state: PyTree = None) -> Array:
+    def __call__(self, params: PyTree, inputs: PyTree, state: PyTree = None) -> Array:
         """Apply the module to a batch of inputs.
 
         ``state`` holds flax's other collections by name, such as ``batch_stats`` or ``noise``.
@@ -35,7 +35,7 @@ class Predict:
         return self.module.apply({"params": params, **(state or {})}, inputs)  # type: ignore[return-value]
 
 
-def initialise(network: nn.Module, key: Array, inputs: Array) -> tuple[PyTree, PyTree]:
+def initialise(network: nn.Module, key: Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
     """Draw parameters, and the state that a network has besides them.
 
     Parameters
@@ -53,7 +53,8 @@ def initialise(network: nn.Module, key: Array, inputs: Array) -> tuple[PyTree, P
         variance 1) and the noise of noisy layers, and is None for a network that has neither.
     """
     params_key, noise_key = jax.random.split(key)
-    variables = dict(network.init({"params": params_key, "noise": noise_key}, inputs))
+    keys = {"params": params_key, "noise": noise_key}
+    variables = dict(jax.jit(network.init)(keys, inputs))
     params = variables.pop("params")
     return params, variables or None
 

@@ -1,7 +1,5 @@
 """Residual network for small images."""
 
-from typing import Literal
-
 import flax.linen as nn
 from jaxtyping import Array, Float
 
@@ -39,7 +37,7 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     width: int = 64
     outputs: int = 10
-    norm: Literal["batch", "group", "layer", "none"] = "batch"
+    norm: str = "batch"
     groups: int = 32
 
     @nn.compact
