@@ -1,89 +1,72 @@
-"""What an analysis costs, as ratios measured in one run: ``python -m tests.benchmarks [--quick]``.
+"""Measure curvlab beside the other tools: ``python -m tests.benchmarks [--quick]``.
 
-Prints a table and writes ``build/benchmarks.json``. Ratios are medians over repeats; absolute times
-depend on the machine and serve only to form them.
+Every question is one file of this folder. Results go into a JSON file, measurement by measurement:
+a run that was killed continues where it stopped, and ``--again`` starts over. A tool that cannot be
+installed or fails is a row with its reason. At the end the tables of ``docs/performance.md`` are
+drawn from the JSON.
 """
 
 import argparse
-import json
+import importlib
 import os
-import platform
-import statistics
 import time
-from collections.abc import Callable
+import traceback
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.client import TOOLS
+from tests.benchmarks.environments import Environments
+from tests.benchmarks.machine import describe
 
-from curvlab.curvature import GaussNewton, Hessian, Problem
-from curvlab.objectives import cross_entropy
-from curvlab.spectral import lanczos, slq
-from tests.problems import init, predict
-
-OUTPUT = Path("build/benchmarks.json")
-
-
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Return the median time of a call, after one for compilation."""
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def measure(sizes: tuple[int, ...], examples: int, order: int, repeats: int) -> dict[str, Any]:
-    """Measure one MLP with a batch of synthetic data."""
-    rng = np.random.default_rng(0)
-    inputs = jnp.asarray(rng.normal(size=(examples, sizes[0])), jnp.float32)
-    targets = jnp.asarray(rng.integers(0, sizes[-1], examples))
-    problem = Problem(predict, cross_entropy, init(sizes), (inputs, targets))
-    hessian, gauss_newton = Hessian(problem), GaussNewton(problem)
-    vector = jax.random.normal(jax.random.key(0), (hessian.dim,))
-    gradient = seconds(problem.gradient, repeats)
-    product = seconds(lambda: hessian.matvec(vector), repeats)
-    start = time.perf_counter()
-    run = lanczos(hessian, jax.random.key(0), order=order)
-    step = (time.perf_counter() - start) / order
-    start = time.perf_counter()
-    slq(hessian, jax.random.key(0), order=order, vectors=1)
-    return {
-        "problem": f"MLP {'-'.join(map(str, sizes))}, {examples} examples",
-        "parameters": hessian.dim,
-        "gradient_seconds": gradient,
-        "hessian_product_per_gradient": product / gradient,
-        "gauss_newton_product_per_gradient": seconds(lambda: gauss_newton.matvec(vector), repeats)
-        / gradient,
-        "lanczos_step_per_product": step / product,
-        "lanczos_order": order,
-        "orthogonality": run.orthogonality,
-        "slq_seconds": time.perf_counter() - start,
-    }
+QUESTIONS = (
+    "same_object",
+    "product_cost",
+    "lanczos_steps",
+    "density_time",
+    "top_eigenvalues",
+    "equal_products",
+    "next_checkpoint",
+    "memory",
+    "gradient_gram",
+    "scaling",
+)
 
 
 def main() -> None:
-    """Run the benchmarks, print them and store them."""
+    """Ask all questions and draw the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small problem only, few repeats")
-    quick = parser.parse_args().quick
-    problems = [((64, 256, 256, 10), 1000)]
-    if not quick:
-        problems.append(((784, 1024, 1024, 10), 1024))
-    rows = [measure(sizes, n, 40 if quick else 90, 5 if quick else 15) for sizes, n in problems]
-    for row in rows:
-        print(row["problem"])  # noqa: T201
-        for name, value in row.items():
-            if name != "problem":
-                print(f"  {name:36s} {value:.4g}")  # noqa: T201
-    OUTPUT.parent.mkdir(exist_ok=True)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "jax": jax.__version__}
-    OUTPUT.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
-    print(f"Written to {OUTPUT}")  # noqa: T201
+    parser.add_argument("--quick", action="store_true", help="small problems, few repeats")
+    parser.add_argument("--again", action="store_true", help="forget earlier results")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS)
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--output", type=Path, help="JSON file with the results")
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=Path(os.environ.get("CURVLAB_BENCH_ENVIRONMENTS", "build/benchmarks")),
+        help="folder for the environments of the other tools",
+    )
+    parser.add_argument("--page", type=Path, help="page to draw the tables in (none: print them)")
+    options = parser.parse_args()
+    name = "benchmarks-quick.json" if options.quick else "benchmarks.json"
+    output = options.output or Path("build") / name
+    if options.again:
+        output.unlink(missing_ok=True)
+    bench = Bench(Environments(options.environments), output, options.quick, tuple(options.tools))
+    start = time.perf_counter()
+    for question in options.only:
+        try:
+            importlib.import_module(f"tests.benchmarks.{question}").ask(bench)
+        except Exception:  # one question must not cost the answers to the others
+            traceback.print_exc()
+    bench.results["machine"] = describe(bench)
+    bench.results["total_seconds"] = bench.results.get("total_seconds", 0) + round(
+        time.perf_counter() - start
+    )
+    bench.save()
+    print(f"Results in {output}, {time.perf_counter() - start:.0f} s")  # noqa: T201
+    report = importlib.import_module("tests.benchmarks.report")
+    report.draw(bench.results, options.page)
 
 
 if __name__ == "__main__":
