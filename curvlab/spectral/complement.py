@@ -155,13 +155,16 @@ def check_vectors(vectors: int, name: str) -> None:
         )
 
 
-def exact_diagonal(op: SymmetricOperator) -> Float[np.ndarray, " dim"]:
-    """Return all diagonal entries; ``dim`` products."""
-    entries = np.empty(op.dim)
+def unit_products(op: SymmetricOperator) -> Iterator[tuple[int, Float[np.ndarray, "count dim"]]]:
+    """Yield all columns of the matrix in blocks, with the number of the first; ``dim`` products."""
     for first, count in blocks(0, op.dim, op.dim):
         units = np.zeros((count, op.dim))
         units[np.arange(count), first + np.arange(count)] = 1
-        entries[first : first + count] = product_rows(op, units)[
-            np.arange(count), first + np.arange(count)
-        ]
-    return entries
+        yield first, product_rows(op, units)
+
+
+def exact_diagonal(op: SymmetricOperator) -> Float[np.ndarray, " dim"]:
+    """Return all diagonal entries; ``dim`` products."""
+    return np.concatenate(
+        [np.diagonal(columns, first).copy() for first, columns in unit_products(op)]
+    )

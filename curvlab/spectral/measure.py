@@ -135,6 +135,7 @@ class SpectralMeasure:
             estimand,
             np.zeros(0) if atoms is None else np.sort(atoms),
             coupling,
+            all(run.basis is not None for run in runs),
         )
 
     @classmethod
@@ -399,17 +400,23 @@ class SpectralMeasure:
     def grid(self) -> Float[np.ndarray, " points"]:
         """Points that resolve the measure: all nodes and the middles between neighbours.
 
-        The ends are the outermost Ritz values, widened by their residual bounds and by the noise
-        floor.
+        Where the distribution jumps for certain (atoms, exhausted Krylov spaces) there is a point
+        on either side. The ends are the outermost Ritz values, widened by their residual bounds and
+        by the noise floor.
         """
-        nodes = np.unique(np.append(self.nodes.ravel(), self.atoms))
+        nodes = np.unique(self.nodes)
         if not self.exact.all() and len(nodes) > FINEST // 2:  # coarser is wider, never wrong
-            inner = np.linspace(0, len(nodes) - 1, FINEST // 2).astype(int)
-            nodes = np.unique(np.append(nodes[inner], self.atoms))
-        reach = self.blur + max(_reach(self, row) for row in range(self.vectors))
-        reach = max(reach, 1e-15 * float(np.abs(nodes).max()), 1e-300)
+            nodes = nodes[np.linspace(0, len(nodes) - 1, FINEST // 2).astype(int)]
+        tiny = 1e-14 * float(np.abs(self.support).max()) + 1e-300
+        jumps = [(self.atoms, self.blur)]
+        for row in np.flatnonzero(self.exact):
+            cut = float(self.offdiagonal[row, self.orders[row] - 1])
+            jumps.append((self.nodes[row, : self.orders[row]], self.blur + cut))
+        sides = [at + sign * (width + tiny) for at, width in jumps for sign in (-1, 1) if len(at)]
+        reach = tiny + self.blur + max(_reach(self, row) for row in range(self.vectors))
         ends = [nodes[0] - reach], [nodes[-1] + reach]
-        return np.unique(np.concatenate([ends[0], nodes, (nodes[:-1] + nodes[1:]) / 2, ends[1]]))
+        middles = (nodes[:-1] + nodes[1:]) / 2
+        return np.unique(np.concatenate([ends[0], nodes, middles, ends[1], *sides]))
 
     @cached_property
     def _grid_bracket(

@@ -1,0 +1,142 @@
+"""Diagonal of an operator: an exact low-rank part and random signs for what is left."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import scipy.stats
+from jaxtyping import Array, Float
+
+from curvlab.spectral.complement import (
+    SAMPLE,
+    blocks,
+    check_vectors,
+    deflation,
+    exact_diagonal,
+    gaussian_rows,
+    known_noise,
+    product_rows,
+)
+from curvlab.spectral.eigenpairs import Eigenpairs
+from curvlab.spectral.operator import SymmetricOperator
+
+
+@dataclass(frozen=True)
+class DiagonalEstimate:
+    """The diagonal entries of a matrix, each with its own interval.
+
+    Attributes
+    ----------
+    value, stderr
+        Entries and their standard errors.
+    low, high
+        Ends of the interval of each entry.
+    level
+        Coverage of each interval by itself, not of all together.
+    method
+        ``student-t`` or ``exact``.
+    vectors
+        Random vectors behind each entry.
+    matvecs
+        Operator products spent.
+    estimand
+        The matrix.
+    """
+
+    value: Float[np.ndarray, " dim"]
+    stderr: Float[np.ndarray, " dim"]
+    low: Float[np.ndarray, " dim"]
+    high: Float[np.ndarray, " dim"]
+    level: float
+    method: str
+    vectors: int
+    matvecs: int
+    estimand: str
+
+
+def diagonal(
+    op: SymmetricOperator,
+    key: Array,
+    *,
+    vectors: int = 16,
+    sketch: int = 8,
+    deflate: Eigenpairs | None = None,
+    noise_floor: float | None = None,
+    level: float = 0.95,
+) -> DiagonalEstimate:
+    """Estimate the diagonal entries ``A_ii``.
+
+    ``diag A = diag(Qᵀ Q A) + E[v ∘ (A v - Qᵀ Q A v)]`` with orthonormal rows ``Q`` (of a sketch, or
+    given eigenvectors) and random signs ``v``. The variance of entry ``i`` is the sum of squares of
+    the other entries of row ``i`` of ``A - Qᵀ Q A``: a dominant eigenvalue would blur every entry,
+    and ``Q`` takes it away. A diagonal matrix is found exactly.
+
+    Parameters
+    ----------
+    op
+        The matrix.
+    key
+        Key of sketch and signs.
+    vectors
+        Vectors of signs, at least 8.
+    sketch
+        Columns of the sketch; ignored when ``deflate`` is given.
+    deflate
+        Eigenpairs of ``op`` whose span replaces the sketch.
+    noise_floor
+        ``η`` if known; measured otherwise. Each interval is widened by it.
+    level
+        Coverage of each interval.
+
+    Returns
+    -------
+    Entries with intervals by Student's t. Cost: ``2 sketch + vectors`` products (``vectors`` and
+    one for each given pair); where ``n`` products are fewer, the diagonal is exact.
+
+    Raises
+    ------
+    OperatorError
+        If fewer than 8 vectors are asked for, ``deflate`` belongs to another dimension, or a
+        product is not finite.
+
+    References
+    ----------
+    Bekas, Kokiopoulou, Saad 2007, *An estimator for the diagonal of a matrix*; deflation as in
+    Baston and Nakatsukasa 2022, *Stochastic diagonal estimation*.
+    """
+    check_vectors(vectors, "diagonal")
+    noise_floor, spent = known_noise(op, key, noise_floor)
+    rank = sketch if deflate is None else len(deflate.values)
+    if op.dim <= 2 * rank + vectors:
+        entries = exact_diagonal(op)
+        low, high = entries - noise_floor, entries + noise_floor
+        nothing = np.zeros(op.dim)
+        return DiagonalEstimate(entries, nothing, low, high, level, "exact", 0, op.dim, op.estimand)
+    subspace = deflation(op, key, sketch=sketch, deflate=deflate)
+    spent += subspace.matvecs + vectors
+    images = subspace.images
+    if images is None:
+        images = product_rows(op, subspace.basis)
+        spent += rank
+    mean, squares = np.zeros(op.dim), np.zeros(op.dim)
+    for start, count in blocks(0, vectors, op.dim):
+        normals = gaussian_rows(jax.random.fold_in(key, SAMPLE), start, count, op.dim)
+        for done, row in enumerate(np.where(normals < 0, -1.0, 1.0), start + 1):
+            image = product_rows(op, row[None])[0] - (images @ row) @ subspace.basis
+            step = row * image - mean
+            mean += step / done
+            squares += step * (row * image - mean)
+    stderr = np.sqrt(squares / (vectors - 1) / vectors)
+    value = (subspace.basis * images).sum(0) + mean
+    half = float(scipy.stats.t.ppf((1 + level) / 2, vectors - 1)) * stderr + noise_floor
+    return DiagonalEstimate(
+        value,
+        stderr,
+        value - half,
+        value + half,
+        level,
+        "student-t",
+        vectors,
+        spent,
+        f"diagonal; {op.estimand}",
+    )
