@@ -83,7 +83,7 @@ def compare_with_gradient(
     )
     return (
         f"a finite difference of the gradient over {relative:.1g} of the parameters' norm differs "
-        f"from the product by {min(gaps):.0%}: {reason}",
+        f"from the product by {min(gaps):.0%} of the longer one: {reason}",
     )
 
 
@@ -153,7 +153,9 @@ def _gap_between_kinks(
     problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
 ) -> float | None:
     """Return the smallest gap on two examples in float64; None if the code casts to less."""
-    small = replace(problem, batch=few_examples(problem, 2), weights=None, penalty=None).promoted()
+    small = replace(
+        problem, batch=[few_examples(problem, 2)], weights=None, penalty=None
+    ).promoted()
     if not computes_in_float64(small):
         return None
     (batch,) = small.placed()

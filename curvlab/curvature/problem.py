@@ -100,7 +100,7 @@ class Problem:
         if first is None:
             raise ProblemError("The data hold no batch. Pass at least one example.")
         if not self.streamed:
-            self.source.census  # noqa: B018: refuses batches that do not belong together
+            _ = self.source.census  # refuses batches that do not belong together
         with self.precision():
             self.objective.check_shape(self.params, first, self.state)
 

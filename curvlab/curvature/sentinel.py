@@ -5,7 +5,8 @@ is what only a problem can know: its data, its randomness, and the gradient behi
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -162,6 +163,21 @@ def few_examples(problem: Problem, size: int) -> Batch:
                     return place(few, replicated(problem.mesh))
                 return jax.tree.map(jax.numpy.asarray, few)
     raise AssertionError("the census found an example that counts")
+
+
+@contextmanager
+def explained_derivatives() -> Iterator[None]:
+    """Say what to do when a function of the user's has no forward derivative."""
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise ProblemError(
+            "This matrix needs forward derivatives, and a function inside has only a backward rule "
+            "(custom_vjp). Give it a custom_jvp rule, from which JAX derives both, or use the "
+            "plain implementation."
+        ) from error
 
 
 def computes_in_float64(problem: Problem) -> bool:

@@ -152,7 +152,7 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
     rounding = error / size
     if rounding > BROKEN:
         again = float(np.linalg.norm(_image(op, left) - image_left)) / size
-        if again > rounding / 10:
+        if again > float(jnp.finfo(op.dtype).eps) ** 0.5:
             raise OperatorError(
                 f"Two products of {op.estimand} with one vector differ by {again:.2g} of their "
                 "length. Switch randomness off (dropout, sampling) and fix the data."
