@@ -35,5 +35,6 @@ def _measure(bench: Bench, name: str, order: int) -> dict[str, Any]:
         "ratio": step / product,
         "orthogonality": checked.get("orthogonality"),
         "orthogonality_float64": checked.get("orthogonality_float64"),
+        "tier": found["steps"]["tier"],
         "peak_bytes": found["steps"]["peak_bytes"],
     }

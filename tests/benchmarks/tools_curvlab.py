@@ -13,6 +13,7 @@ from curvlab.curvature import GaussNewton, Hessian, Problem
 from curvlab.objectives import cross_entropy
 from curvlab.spectral import Dense, eigenpairs, lanczos, slq, trace
 from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, state_of
+from tests.benchmarks.curvlab_questions import OwnQuestions
 from tests.benchmarks.problems import Arrays
 from tests.benchmarks.tools import Tool
 
@@ -97,7 +98,7 @@ class CurvlabProducts(Tool):
         return lambda: jax.block_until_ready(op.matvec(vector))
 
 
-class Curvlab(CurvlabProducts):
+class Curvlab(OwnQuestions, CurvlabProducts):
     """This library, called as its documentation says."""
 
     def spectrum(self, order: int, vectors: int, seed: int) -> dict[str, Any]:
@@ -119,18 +120,6 @@ class Curvlab(CurvlabProducts):
         )
         shares = found.vector_weights[:, None] * found.weights
         return {"nodes": found.nodes.ravel(), "weights": shares.ravel()}
-
-    def steps(self, order: int, seed: int) -> dict[str, Any]:
-        """Run Lanczos on the prepared operator and keep the run for :meth:`orthogonality`."""
-        self._run = lanczos(self._operator("hessian"), jax.random.key(seed), order=order)
-        return {}
-
-    def orthogonality(self) -> dict[str, Any]:
-        """Evaluate ``max |Q Qᵀ - I|`` of the last run in float64 on the host."""
-        with float64():
-            rows = np.asarray(self._run.basis.combine(np.eye(self._run.order)), np.float64)
-        gap = float(np.abs(rows @ rows.T - np.eye(len(rows))).max())
-        return {"orthogonality": self._run.orthogonality, "orthogonality_float64": gap}
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
         run = lanczos(self.fresh(), jax.random.key(seed), order=min(budget, self.arrays.dim))

@@ -1,0 +1,164 @@
+"""How large is the error of each tool after the same number of products?
+
+Problems with known spectra: the oracle set (P1, P2), a small convolutional network (P3) and
+synthetic matrices (P4). Tools are given all their products: what a tool spends on ranges or checks
+beyond its estimate is left out, in its favour and curvlab's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks import problems
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.client import Worker
+from tests.oracles import score
+
+BUDGETS = (20, 40, 80, 160)
+TRACES = (30, 99, 300)
+VECTORS = 8
+
+
+def ask(bench: Bench) -> None:
+    """Run every tool on every problem in its own process and score what it returns."""
+    for name, path, truth in known_spectra(bench):
+        for tool in bench.tools:
+            bench.once(
+                f"equal_products/{name}/{tool}",
+                lambda tool=tool, path=path, truth=truth: _run(bench, tool, path, truth),
+            )
+
+
+def known_spectra(bench: Bench) -> list[tuple[str, Path, np.ndarray]]:
+    """Return the name, the file and all eigenvalues of each problem."""
+    folder = bench.environments.folder / "problems"
+    found = []
+    for name in score.NAMES if not bench.quick else ("healthy",):
+        path, checkpoint = folder / f"oracle-{name}.npz", score.load_checkpoint(name)
+        bench.problem(path, lambda checkpoint=checkpoint: from_oracle(checkpoint))
+        found.append((name, path, checkpoint["eigenvalues"]))
+    if not bench.quick:
+        found.append(_small_cnn(bench, folder))
+    for name, values in synthetic().items():
+        path = bench.problem(folder / f"p4-{name}.npz", lambda values=values: _matrix(values))
+        found.append((name, path, values))
+    return found[:3] if bench.quick else found
+
+
+def from_oracle(checkpoint: dict[str, np.ndarray]) -> problems.Arrays:
+    """Return a checkpoint of the oracle set as a benchmark problem."""
+    spec = {
+        "kind": "mlp",
+        "activation": str(checkpoint["activation"]),
+        "widths": [int(w) for w in checkpoint["widths"]],
+    }
+    params, at = [], 0
+    for shape in problems.shapes(spec):
+        size = int(np.prod(shape))
+        params.append(checkpoint["params"][at : at + size].reshape(shape))
+        at += size
+    inputs = checkpoint["inputs"].astype(np.float32)
+    return problems.Arrays(spec, params, inputs, checkpoint["targets"].astype(np.int64))
+
+
+def _small_cnn(bench: Bench, folder: Path) -> tuple[str, Path, np.ndarray]:
+    """P3: two convolutions and a dense layer on 200 digits; its spectrum by curvlab in float64."""
+    path, spectrum = folder / "digits-cnn.npz", folder / "digits-cnn-eigenvalues.npy"
+
+    def make() -> problems.Arrays:
+        checkpoint = score.load_checkpoint("healthy")
+        inputs = checkpoint["inputs"][:200].reshape(-1, 8, 8, 1).astype(np.float32)
+        params = problems.initial(problems.DIGITS_CNN, 5)
+        return problems.Arrays(
+            problems.DIGITS_CNN, params, inputs, checkpoint["targets"][:200].astype(np.int64)
+        )
+
+    bench.problem(path, make)
+    if not spectrum.exists():
+        with Worker("curvlab", path, bench.environments) as worker:
+            reply = worker.ask("dense_eigenvalues", limit=600)
+        np.save(spectrum, np.array(reply["values"]))
+    return "digits-cnn", path, np.load(spectrum)
+
+
+def synthetic(n: int = 2000) -> dict[str, np.ndarray]:
+    """Return the spectra of P4."""
+    rng = np.random.default_rng(4)
+    bulk = rng.normal(size=n - n * 6 // 10 - 10) * 0.1
+    return {
+        "zeros-bulk-outliers": np.concatenate(
+            [np.zeros(n * 6 // 10), bulk, np.geomspace(1, 30, 10)]
+        ),
+        "repeated-5": np.repeat(rng.normal(size=n // 5), 5),
+        "geometric-12-decades": np.logspace(-12, 0, n),
+        "symmetric": np.concatenate([-np.linspace(0.1, 1, n // 2), np.linspace(0.1, 1, n // 2)]),
+        "identity": np.ones(n),
+        "two-point": np.where(np.arange(n) % 3 == 0, -2.0, 1.0),
+    }
+
+
+def _matrix(values: np.ndarray) -> problems.Arrays:
+    basis, _ = np.linalg.qr(np.random.default_rng(8).normal(size=(len(values), len(values))))
+    matrix = (basis * values) @ basis.T
+    return problems.Arrays(
+        {"kind": "matrix"}, [np.zeros(len(values))], (matrix + matrix.T) / 2, np.zeros(1)
+    )
+
+
+def _run(bench: Bench, tool: str, path: Path, truth: np.ndarray) -> dict[str, Any]:
+    seeds = range(2 if bench.quick else 5)
+    budgets = BUDGETS[1:3] if bench.quick else BUDGETS
+    traces = TRACES[:1] if bench.quick else TRACES
+    found: dict[str, Any] = {"eigenvalues": {}, "measure": {}, "trace": {}}
+    with Worker(tool, path, bench.environments) as worker:
+        for budget in budgets:
+            found["eigenvalues"][budget] = [
+                _scored(
+                    worker.ask("ritz", arguments={"budget": budget, "seed": s}, limit=120),
+                    lambda r: score.score_eigenvalues(_finite(r["value"]), truth),
+                )
+                for s in seeds
+            ]
+            few = list(seeds)[: 1 if bench.quick else 3]
+            found["measure"][budget] = [
+                _scored(
+                    worker.ask(
+                        "quadrature",
+                        arguments={"order": budget, "vectors": VECTORS, "seed": s},
+                        limit=240,
+                    ),
+                    lambda r: _measure_scores(r, truth),
+                )
+                for s in few
+            ]
+        for budget in traces:
+            found["trace"][budget] = [
+                _scored(
+                    worker.ask("trace", arguments={"budget": budget, "seed": s}, limit=120),
+                    lambda r: score.score_trace(r["value"], truth, r["low"], r["high"]),
+                )
+                for s in range(4 if bench.quick else 20)
+            ]
+    return found
+
+
+def _scored(reply: dict[str, Any], rule: Any) -> dict[str, Any]:
+    if "error" in reply or "absent" in reply:
+        return {"reason": reply.get("absent") or reply.get("error")}
+    try:
+        return rule(reply)
+    except (ValueError, TypeError, KeyError) as error:
+        return {"reason": f"no usable answer: {error}"}
+
+
+def _finite(values: Any) -> np.ndarray:
+    array = np.array([np.nan if v is None else v for v in values], np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("NaN")
+    return array
+
+
+def _measure_scores(reply: dict[str, Any], truth: np.ndarray) -> dict[str, Any]:
+    weights = _finite(reply["weights"])
+    return score.score_measure(_finite(reply["nodes"]), weights / weights.sum(), truth)

@@ -1,0 +1,219 @@
+"""Make the public oracle set: ``python -m tests.oracles.make_set [FOLDER]`` (some minutes).
+
+Four small classifiers of handwritten digits at points that are hard in different ways, each with
+all eigenvalues of its Hessian and Gauss-Newton matrix in float64. Everything is NumPy; the dense
+Hessian is then computed a second time by stacked products of JAX's automatic differentiation, and
+the two must agree to 1e-9. ``docs/oracle-set.md`` says how to use the set.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.datasets import load_digits
+
+from tests.oracles import dense_mlp
+
+FOLDER = Path(__file__).parent / "set"
+EXAMPLES = 500
+SIZES = (64, 32, 32, 10)
+NARROW = (64, 5, 5, 10)
+PROBES = 7
+"""Seed of the three fixed vectors whose products are stored."""
+
+
+def start(rng, sizes, activation):
+    """Draw weights of variance 1 / fan-in (2 / fan-in for ReLU) and zero biases."""
+    gain = 2.0 if activation == "relu" else 1.0
+    pieces = []
+    for shape in dense_mlp.shapes(sizes):
+        scale = np.sqrt(gain / shape[0]) if len(shape) == 2 else 0.0
+        pieces.append(scale * rng.normal(size=shape).ravel())
+    return np.concatenate(pieces)
+
+
+def adam(theta, gradient, rate, steps):
+    """Return the point after so many steps of Adam."""
+    first, second = np.zeros_like(theta), np.zeros_like(theta)
+    for step in range(1, steps + 1):
+        g = gradient(theta, step)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        scaled = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        theta = theta - rate * scaled
+    return theta
+
+
+def healthy(x, y):
+    """Train with Adam until most digits are learnt: large curvature of both signs."""
+    rng = np.random.default_rng(0)
+
+    def gradient(theta, _):
+        rows = rng.integers(0, len(y), 128)
+        return dense_mlp.gradient(theta, x[rows], y[rows], SIZES, "tanh")
+
+    return adam(start(rng, SIZES, "tanh"), gradient, 2e-3, 300), y, "tanh"
+
+
+def dead(x, y):
+    """Fit fifty tasks of random labels one after the other with ReLU units: many die."""
+    rng = np.random.default_rng(1)
+    theta, labels = start(rng, SIZES, "relu"), y
+    for _ in range(50):
+        labels = rng.integers(0, 10, len(y))
+
+        def gradient(point, _, labels=labels):
+            rows = rng.integers(0, len(labels), 128)
+            return dense_mlp.gradient(point, x[rows], labels[rows], SIZES, "relu")
+
+        theta = adam(theta, gradient, 1e-2, 150)
+    return theta, labels, "relu"
+
+
+def saddle(x, y):
+    """Split the units of a narrow network at its minimum: an exact stationary point, no minimum.
+
+    Each unit becomes several with the same inputs whose output weights sum to the old ones, some
+    with the opposite sign (Fukumizu and Amari 2000).
+    """
+    rng = np.random.default_rng(2)
+
+    def value(theta):
+        return dense_mlp.loss(theta, x, y, NARROW, "tanh") + 5e-7 * theta @ theta
+
+    def slope(theta):
+        return dense_mlp.gradient(theta, x, y, NARROW, "tanh") + 1e-6 * theta
+
+    theta = minimize(value, start(rng, NARROW, "tanh"), jac=slope, method="L-BFGS-B",
+                     options={"maxiter": 4000, "maxcor": 50, "maxfun": 8000}).x  # fmt: skip
+    for _ in range(20):  # Newton on the loss itself, to a zero of its gradient
+        g = dense_mlp.gradient(theta, x, y, NARROW, "tanh")
+        values, vectors = np.linalg.eigh(dense_mlp.hessian(theta, x, y, NARROW, "tanh"))
+        step = vectors @ ((vectors.T @ g) / np.where(np.abs(values) > 1e-9, values, np.inf))
+        theta = theta - min(1.0, 0.5 / np.linalg.norm(step)) * step
+        if np.linalg.norm(g) < 1e-13:
+            break
+    w1, b1, w2, b2, w3, b3 = dense_mlp.unflatten(theta, NARROW)
+    for wide, narrow in ((32, 5),):
+        owner = np.arange(wide) % narrow
+        share = rng.normal(1.0, 2.0, size=(2, wide))
+        for layer in range(2):
+            total = np.zeros(narrow)
+            np.add.at(total, owner, share[layer])
+            share[layer] /= total[owner]
+        w1, b1 = w1[:, owner], b1[owner]
+        w2, b2 = (w2[owner] * share[0][:, None])[:, owner], b2[owner]
+        w3 = w3[owner] * share[1][:, None]
+    return np.concatenate([a.ravel() for a in (w1, b1, w2, b2, w3, b3)]), y, "tanh"
+
+
+def edge(x, y):
+    """Full-batch gradient descent until the largest eigenvalue is about 2 / rate."""
+    rng = np.random.default_rng(3)
+    theta = start(rng, SIZES, "tanh")
+    for _ in range(4000):
+        theta = theta - EDGE_RATE * dense_mlp.gradient(theta, x, y, SIZES, "tanh")
+    return theta, y, "tanh"
+
+
+EDGE_RATE = 0.5
+CHECKPOINTS = {"healthy": healthy, "dead": dead, "saddle": saddle, "edge": edge}
+
+
+def stacked_products(theta, x, y, activation):
+    """Return the dense Hessian by float64 products of JAX: the second route."""
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+
+        def loss(point):
+            hidden = jnp.asarray(x)
+            arrays = dense_mlp.unflatten(point, SIZES)
+            for index in range(0, len(arrays), 2):
+                hidden = hidden @ arrays[index] + arrays[index + 1]
+                if index + 2 < len(arrays):
+                    hidden = jnp.tanh(hidden) if activation == "tanh" else jax.nn.relu(hidden)
+            chosen = jnp.take_along_axis(jax.nn.log_softmax(hidden), jnp.asarray(y)[:, None], 1)
+            return -chosen.mean()
+
+        _, product = jax.linearize(jax.grad(loss), jnp.asarray(theta, jnp.float64))
+        many = jax.jit(jax.vmap(product))
+        rows = [np.asarray(many(block)) for block in np.array_split(np.eye(len(theta)), 100)]
+    dense = np.concatenate(rows)
+    return (dense + dense.T) / 2
+
+
+def gauss_newton(theta, x, activation):
+    """Return the dense Gauss-Newton matrix ``(1/n) Σ_i J_iᵀ L_i L_iᵀ J_i``, one row of ``Lᵀ J``
+    for all examples at a time, with ``L = diag √p - p √pᵀ``.
+    """  # noqa: D205
+    z, inputs, slopes = dense_mlp.forward(theta, x, SIZES, activation)
+    arrays = dense_mlp.unflatten(theta, SIZES)
+    p = dense_mlp.softmax(z)
+    total = np.zeros((len(theta), len(theta)))
+    for output in range(SIZES[-1]):
+        delta = -p * np.sqrt(p[:, output : output + 1])
+        delta[:, output] += np.sqrt(p[:, output])
+        pieces = []
+        for layer in reversed(range(len(SIZES) - 1)):
+            weights = inputs[layer][:, :, None] * delta[:, None, :]
+            pieces.append(np.concatenate([weights.reshape(len(x), -1), delta], axis=1))
+            if layer:
+                delta = (delta @ arrays[2 * layer].T) * slopes[layer - 1]
+        rows = np.concatenate(pieces[::-1], axis=1)
+        total += rows.T @ rows
+    return total / len(x)
+
+
+def dead_units(theta, x):
+    """Return the number of units of each hidden layer that are zero on all examples."""
+    w1, b1, w2, b2, _, _ = dense_mlp.unflatten(theta, SIZES)
+    first = np.maximum(x @ w1 + b1, 0)
+    second = np.maximum(first @ w2 + b2, 0)
+    return [int((first == 0).all(0).sum()), int((second == 0).all(0).sum())]
+
+
+def main(folder):
+    """Write the data and the four checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = load_digits()
+    x, y = digits.data[:EXAMPLES] / 16, digits.target[:EXAMPLES]
+    np.savez_compressed(folder / "digits.npz", sixteenths=digits.data[:EXAMPLES].astype(np.uint8))
+    for name, make in CHECKPOINTS.items():
+        theta, labels, activation = make(x, y)
+        theta = theta.astype(np.float32)  # a tool in float32 sees the very same point
+        point = theta.astype(np.float64)
+        matrix = dense_mlp.hessian(point, x, labels, SIZES, activation)
+        second = stacked_products(point, x, labels, activation)
+        gap = float(np.abs(matrix - second).max() / np.abs(matrix).max())
+        assert gap <= 1e-9, f"{name}: the two routes differ by {gap}"
+        values = np.linalg.eigvalsh(matrix)
+        positive = np.linalg.eigvalsh(gauss_newton(point, x, activation))
+        slope = dense_mlp.gradient(point, x, labels, SIZES, activation)
+        vectors = np.random.default_rng(PROBES).normal(size=(3, len(theta)))
+        np.savez_compressed(
+            folder / f"{name}.npz",
+            params=theta,
+            targets=labels.astype(np.int8),
+            widths=np.array(SIZES),
+            activation=np.array(activation),
+            eigenvalues=values,
+            gauss_newton_eigenvalues=positive,
+            products=vectors @ matrix,
+            loss=dense_mlp.loss(point, x, labels, SIZES, activation),
+            gradient_norm=np.linalg.norm(slope),
+            dead_units=np.array(dead_units(point, x) if activation == "relu" else [0, 0]),
+            route_gap=gap,
+        )
+        near = int((np.abs(values) < 1e-6 * values[-1]).sum())
+        print(  # noqa: T201
+            f"{name}: loss {dense_mlp.loss(point, x, labels, SIZES, activation):.4f}, gradient "
+            f"{np.linalg.norm(slope):.2e}, eigenvalues {values[0]:.4g} ... {values[-1]:.4g}, "
+            f"{near} near zero, routes differ by {gap:.1e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
