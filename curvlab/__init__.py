@@ -24,6 +24,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "StorageError": "curvlab.core.errors",
     "UnknownNameError": "curvlab.core.errors",
     "Spec": "curvlab.core.specs",
+    "Batches": "curvlab.curvature",
     "CurvatureOperator": "curvlab.curvature",
     "EmpiricalFisher": "curvlab.curvature",
     "Fisher": "curvlab.curvature",
@@ -78,6 +79,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "Estimate": "curvlab.spectral",
     "FunctionOperator": "curvlab.spectral",
     "LinearAxis": "curvlab.spectral",
+    "Memory": "curvlab.spectral",
     "SignedLogAxis": "curvlab.spectral",
     "SpectralMeasure": "curvlab.spectral",
     "SymmetricOperator": "curvlab.spectral",
@@ -105,6 +107,7 @@ if TYPE_CHECKING:
     from curvlab.core.errors import StorageError as StorageError
     from curvlab.core.errors import UnknownNameError as UnknownNameError
     from curvlab.core.specs import Spec as Spec
+    from curvlab.curvature import Batches as Batches
     from curvlab.curvature import CurvatureOperator as CurvatureOperator
     from curvlab.curvature import EmpiricalFisher as EmpiricalFisher
     from curvlab.curvature import Fisher as Fisher
@@ -158,6 +161,7 @@ if TYPE_CHECKING:
     from curvlab.spectral import Estimate as Estimate
     from curvlab.spectral import FunctionOperator as FunctionOperator
     from curvlab.spectral import LinearAxis as LinearAxis
+    from curvlab.spectral import Memory as Memory
     from curvlab.spectral import SignedLogAxis as SignedLogAxis
     from curvlab.spectral import SpectralMeasure as SpectralMeasure
     from curvlab.spectral import SymmetricOperator as SymmetricOperator

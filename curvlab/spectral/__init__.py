@@ -13,6 +13,7 @@ from curvlab.spectral.explicit import FunctionOperator as FunctionOperator
 from curvlab.spectral.lanczos import Tridiagonal as Tridiagonal
 from curvlab.spectral.lanczos import lanczos as lanczos
 from curvlab.spectral.measure import SpectralMeasure as SpectralMeasure
+from curvlab.spectral.memory import Memory as Memory
 from curvlab.spectral.operator import SymmetricOperator as SymmetricOperator
 from curvlab.spectral.slq import slq as slq
 from curvlab.spectral.trace import trace as trace

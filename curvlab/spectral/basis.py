@@ -1,77 +1,102 @@
 """The Krylov basis: orthonormal rows, stored so that projecting on them is a few matrix products.
 
 A vector of length ``n`` is cut into panels of 4,096 entries. Rows are collected in blocks of shape
-``(panels, 16, 4096)``: every projection has the same shape (one compilation), only filled blocks
-are read, and the inner products are summed over panels in float64, which keeps float32 rows
-orthogonal to about 3e-7 after a single pass. (Summed in float32 alone it would be 1e-5.)
+``(panels, 8, 4096)``: every projection has the same shape (one compilation), only filled blocks
+are read, and inner products are summed over panels in float64, which keeps float32 rows orthogonal
+to about 1e-7 after a single pass. (Summed in float32 alone it would be 1e-5.)
+
+Where a block lies and in which precision is its :class:`Tier`; :mod:`curvlab.spectral.memory`
+chooses it.
 """
 
+import enum
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from curvlab.core.precision import float64
+from curvlab.core.devices import place
 
 PANEL = 4096
-ROWS = 16
+ROWS = 8
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-@partial(jax.jit, static_argnames="panel")
-def _cut(vector: Array, *, panel: int) -> Array:
-    return jnp.pad(vector, (0, -vector.size % panel)).reshape(-1, panel)
+class Tier(enum.Enum):
+    """Where the rows of a Krylov basis are kept."""
+
+    DEVICE = "device"
+    """On the device in the operator's precision."""
+    HALF = "half"
+    """On the device in half of the operator's precision; products and recurrence are unchanged."""
+    HOST = "host"
+    """In the host's memory in full precision; blocks visit the device one by one."""
+    NONE = "none"
+    """Nowhere: plain three-term Lanczos, whose Ritz values repeat but whose measure is right."""
+
+
+@partial(jax.jit, static_argnames=("panels", "panel"))
+def cut(vector: Array, *, panels: int, panel: int) -> Float[Array, "panels panel"]:
+    """Return a flat vector in panels, zero-padded."""
+    return jnp.pad(vector, (0, panels * panel - vector.size)).reshape(panels, panel)
 
 
 @partial(jax.jit, static_argnames="dim")
-def _join(panels: Array, *, dim: int) -> Array:
+def join(panels: Array, *, dim: int) -> Float[Array, " dim"]:
+    """Return a panelled vector flat again."""
     return panels.reshape(-1)[:dim]
-
-
-@partial(jax.jit, donate_argnums=0)
-def _write(block: Array, panels: Array, row: Array) -> Array:
-    zero = jnp.zeros_like(row)
-    return jax.lax.dynamic_update_slice(block, panels[:, None, :], (zero, row, zero))
-
-
-@jax.jit
-def _coefficients(block: Array, panels: Array) -> Array:
-    partial_sums = jnp.einsum("prk,pk->pr", block, panels, precision=HIGHEST)
-    return partial_sums.astype(jnp.float64).sum(0)
-
-
-@jax.jit
-def _subtract(block: Array, panels: Array, coefficients: Array) -> Array:
-    # Broadcast to a batched product: einsum("r,prk->pk") would run ten times slower on CPU.
-    weights = jnp.broadcast_to(coefficients.astype(block.dtype), block.shape[:2])
-    return panels - jnp.einsum("pr,prk->pk", weights, block, precision=HIGHEST)
-
-
-@jax.jit
-def _combine(block: Array, matrix: Array) -> Array:
-    weights = matrix.astype(block.dtype)
-    return jnp.einsum("cr,prk->cpk", weights, block, precision=HIGHEST)
-
-
-@jax.jit
-def _gram(left: Array, right: Array) -> Array:
-    products = jnp.einsum("prk,psk->prs", left, right, precision=HIGHEST)
-    return products.astype(jnp.float64).sum(0)
 
 
 @jax.jit
 def dot(left: Array, right: Array) -> Float[Array, ""]:
-    """Return the inner product of two panelled vectors, summed in float64."""
-    return jnp.sum(left.astype(jnp.float64) * right.astype(jnp.float64))
+    """Return the inner product of two panelled vectors: panels in their dtype, sums in float64."""
+    return jnp.einsum("pk,pk->p", left, right, precision=HIGHEST).astype(jnp.float64).sum()
 
 
 @jax.jit
 def scale(panels: Array, factor: Array) -> Array:
     """Return ``factor × panels``, multiplied in float64 and rounded to the dtype of ``panels``."""
     return (panels.astype(jnp.float64) * factor).astype(panels.dtype)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _write(block: Array, panels: Array, row: Array, factor: Array) -> Array:
+    zero = jnp.zeros_like(row)
+    stored = (panels * factor.astype(panels.dtype)).astype(block.dtype)
+    return jax.lax.dynamic_update_slice(block, stored[:, None, :], (zero, row, zero))
+
+
+@jax.jit
+def _coefficients(block: Array, panels: Array, factor: Array) -> Array:
+    sums = jnp.einsum("prk,pk->pr", block.astype(panels.dtype), panels, precision=HIGHEST)
+    return sums.astype(jnp.float64).sum(0) / factor
+
+
+@jax.jit
+def _subtract(block: Array, panels: Array, coefficients: Array, factor: Array) -> Array:
+    # Written out row by row, XLA makes one loop of it that runs at the memory's speed on a CPU; a
+    # batched product takes up to twice as long.
+    weights = (coefficients / factor).astype(panels.dtype)
+    for row in range(block.shape[1]):
+        panels = panels - weights[row] * block[:, row].astype(panels.dtype)
+    return panels
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _combine(block: Array, matrix: Array, factor: Array, *, dtype: Any) -> Array:
+    weights = (matrix / factor).astype(dtype)
+    return jnp.einsum("cr,prk->cpk", weights, block.astype(dtype), precision=HIGHEST)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _gram(left: Array, right: Array, factor: Array, *, dtype: Any) -> Array:
+    pair = (block.astype(dtype) for block in (left, right))
+    products = jnp.einsum("prk,psk->prs", *pair, precision=HIGHEST)
+    return products.astype(jnp.float64).sum(0) / factor**2
 
 
 class KrylovBasis:
@@ -84,14 +109,35 @@ class KrylovBasis:
     dim
         Length of a row.
     dtype
-        Dtype in which rows are stored.
+        Dtype of the vectors that are projected.
+    tier
+        Where and in which precision rows are kept; not :attr:`Tier.NONE`.
+    sharding
+        How panels are spread over several devices, along their leading axis.
     """
 
-    def __init__(self, dim: int, dtype: Any):
+    def __init__(
+        self,
+        dim: int,
+        dtype: Any,
+        tier: Tier = Tier.DEVICE,
+        *,
+        sharding: NamedSharding | None = None,
+    ):
         self.dim = dim
         self.dtype = np.dtype(dtype)
+        self.tier = tier
         self.panel = min(PANEL, dim)
-        self._blocks: list[Array] = []
+        self.sharding = sharding
+        devices = 1 if sharding is None else sharding.num_devices
+        self.panels = -(-dim // (self.panel * devices)) * devices
+        narrow = np.float32 if self.dtype == np.float64 else np.float16
+        self.stored = np.dtype(narrow) if tier is Tier.HALF else self.dtype
+        # Entries of a unit row are about 1 / √dim; a power of two brings them into float16's range.
+        self._factor = jnp.asarray(
+            2.0 ** np.round(np.log2(dim) / 2) if self.stored == np.float16 else 1.0
+        )
+        self._blocks: list[Any] = []
         self._length = 0
 
     def __len__(self) -> int:
@@ -104,25 +150,33 @@ class KrylovBasis:
 
     def cut(self, vector: Any) -> Float[Array, "panels panel"]:
         """Return a flat vector in panels, zero-padded."""
-        return _cut(jnp.asarray(vector, self.dtype), panel=self.panel)
+        panels = cut(jnp.asarray(vector, self.dtype), panels=self.panels, panel=self.panel)
+        return panels if self.sharding is None else place(panels, self.sharding)
 
     def join(self, panels: Float[Array, "panels panel"]) -> Float[Array, " dim"]:
         """Return a panelled vector flat again."""
-        return _join(panels, dim=self.dim)
+        return join(panels, dim=self.dim)
 
     def append(self, panels: Float[Array, "panels panel"]) -> None:
         """Add a row, which the caller has made orthonormal to the others."""
-        if self._length % ROWS == 0:
-            self._blocks.append(jnp.zeros((panels.shape[0], ROWS, self.panel), self.dtype))
-        row = jnp.asarray(self._length % ROWS, jnp.int32)
-        self._blocks[-1] = _write(self._blocks[-1], panels, row)
+        row = self._length % ROWS
+        shape = (self.panels, ROWS, self.panel)
+        if self.tier is Tier.HOST:
+            if row == 0:
+                self._blocks.append(np.zeros(shape, self.stored))
+            self._blocks[-1][:, row] = self.on_host(panels)
+        else:
+            if row == 0:
+                self._blocks.append(jnp.zeros(shape, self.stored, device=self.sharding))
+            index = jnp.asarray(row, jnp.int32)
+            self._blocks[-1] = _write(self._blocks[-1], panels, index, self._factor)
         self._length += 1
 
     def remove_from(self, panels: Float[Array, "panels panel"]) -> Float[Array, "panels panel"]:
         """Return ``w - Qᵀ Q w``: one pass of classical Gram-Schmidt over all rows."""
-        coefficients = [_coefficients(block, panels) for block in self._blocks]
-        for block, values in zip(self._blocks, coefficients, strict=True):
-            panels = _subtract(block, panels, values)
+        found = [_coefficients(block, panels, self._factor) for block in self._blocks]
+        for block, values in zip(self._blocks, found, strict=True):
+            panels = _subtract(block, panels, values, self._factor)
         return panels
 
     def combine(
@@ -132,26 +186,30 @@ class KrylovBasis:
         padded = np.zeros((matrix.shape[0], len(self._blocks) * ROWS))
         padded[:, : self._length] = matrix
         total = sum(
-            _combine(block, jnp.asarray(padded[:, i * ROWS : (i + 1) * ROWS]))
+            _combine(
+                block,
+                jnp.asarray(padded[:, i * ROWS : (i + 1) * ROWS]),
+                self._factor,
+                dtype=self.dtype,
+            )
             for i, block in enumerate(self._blocks)
         )
-        return np.asarray(total).reshape(matrix.shape[0], -1)[:, : self.dim]
+        return self.on_host(total).reshape(matrix.shape[0], -1)[:, : self.dim]
+
+    def on_host(self, array: Any) -> np.ndarray:
+        """Return an array on the host, from all devices."""
+        if self.sharding is not None:
+            array = place(array, NamedSharding(self.sharding.mesh, PartitionSpec()))
+        return np.asarray(array)
 
     def orthogonality(self) -> float:
-        """Return ``max |Q Qᵀ - I|``, summed over panels in float64."""
+        """Return ``max |Q Qᵀ - I|`` of the stored rows, summed over panels in float64."""
         worst = 0.0
         for i, left in enumerate(self._blocks):
+            rows = min(ROWS, self._length - i * ROWS)
             for j, right in enumerate(self._blocks[: i + 1]):
-                gram = np.asarray(_gram(left, right))
-                rows = min(ROWS, self._length - i * ROWS)
-                gram = gram[:rows] - (np.eye(ROWS)[:rows] if i == j else 0)
-                worst = max(
-                    worst, float(np.abs(gram[:, : min(ROWS, self._length - j * ROWS)]).max())
-                )
+                gram = np.asarray(_gram(left, right, self._factor, dtype=self.dtype))
+                columns = min(ROWS, self._length - j * ROWS)
+                off = gram - np.eye(ROWS) if i == j else gram
+                worst = max(worst, float(np.abs(off[:rows, :columns]).max()))
         return worst
-
-
-def filled(basis: KrylovBasis) -> Float[np.ndarray, "rows dim"]:
-    """Return all rows on the host; for tests and small problems."""
-    with float64():
-        return basis.combine(np.eye(len(basis)))

@@ -1,18 +1,32 @@
 """Eigenpairs at both ends of the spectrum, certified by true residuals."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.core.trees import TreeLayout
-from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos_restarting
-from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
-from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound, rayleigh_ritz
+from curvlab.spectral.deflated import Deflated
+from curvlab.spectral.lanczos import Tridiagonal, check_order
+from curvlab.spectral.memory import Memory
+from curvlab.spectral.noise import NOISE_PRODUCTS, noise_floor_at
+from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.ritz import ExtremePairs, extreme_pairs
+
+GAP = 0.01
+"""Share of the spectrum's width by which an eigenvalue must stick out to count as missed."""
+
+FRESH = 0x2E57A27
+"""Tag of the keys of fresh vectors; far from the small numbers by which callers derive keys."""
+
+VERIFICATIONS = 5
+"""Most deflated runs at which something new is found, before the search is given up."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +36,7 @@ class Eigenpairs:
     Each interval ``[low, high]`` contains an eigenvalue: disjoint ones contain different
     eigenvalues. Pairs whose intervals overlap form a cluster of ``c`` pairs, and the intervals of a
     cluster contain ``c`` eigenvalues counted with multiplicity. That a value is the *k-th* largest
-    is not certified by any residual.
+    is certified by no residual: :attr:`miss` bounds the probability that it is not.
 
     Attributes
     ----------
@@ -32,12 +46,20 @@ class Eigenpairs:
         Orthonormal eigenvectors in float64, one row per pair.
     residuals
         ``‖A v - θ v‖`` by explicit products, never the recurrence's estimate.
+    residual_gram
+        Inner products of the residuals; ``‖A Q - Q Θ‖₂`` of any subset follows from it.
     low, high
-        Interval ends; for a cluster ``θ ± (‖A Q - Q Θ‖₂ + η)``.
+        Interval ends; for a cluster ``θ ± (‖A Q - Q Θ‖₂ + √c η)``.
     clusters
         Number of the cluster of each pair.
     converged
         Whether the residual is at most ``tolerance × max |θ|``.
+    miss
+        Bound on the probability that an eigenvalue further out than this one by more than
+        ``gap × (λ₁ - λ_n)`` was overlooked. NaN where nothing is known: for all but the outermost
+        pair unless a deflated run verified that end, and for warm starts.
+    gap
+        The share of the spectrum's width in :attr:`miss`.
     largest
         How many of the pairs belong to the upper end.
     tolerance
@@ -57,10 +79,13 @@ class Eigenpairs:
     values: Float[np.ndarray, " pairs"]
     vectors: Float[np.ndarray, "pairs dim"]
     residuals: Float[np.ndarray, " pairs"]
+    residual_gram: Float[np.ndarray, "pairs pairs"]
     low: Float[np.ndarray, " pairs"]
     high: Float[np.ndarray, " pairs"]
     clusters: Int[np.ndarray, " pairs"]
     converged: Bool[np.ndarray, " pairs"]
+    miss: Float[np.ndarray, " pairs"]
+    gap: float
     largest: int
     tolerance: float
     noise_floor: float
@@ -88,6 +113,11 @@ class Eigenpairs:
             for name, where in self._layout().slices().items()
         }
 
+    def coupling(self, chosen: Any = None) -> float:
+        """Return ``‖A Q - Q Θ‖₂`` of the chosen pairs (all by default)."""
+        every = np.arange(len(self.values))
+        return coupling(self.residual_gram, every if chosen is None else every[chosen])
+
     def _layout(self) -> TreeLayout:
         if self.layout is None:
             raise OperatorError(
@@ -100,17 +130,23 @@ def eigenpairs(
     op: SymmetricOperator,
     key: Array,
     *,
-    order: int,
     largest: int = 5,
     smallest: int = 5,
     tolerance: float = 1e-3,
+    order: int | None = None,
+    start: "Eigenpairs | Float[Any, 'vectors dim'] | None" = None,
+    verify: int = 0,
     noise_floor: float | None = None,
     krylov: Tridiagonal | None = None,
+    memory: Memory | None = None,
+    tick: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
     """Approximate the largest and the smallest eigenpairs of ``op``.
 
-    Lanczos of the given order, a Rayleigh-Ritz step in float64 on the chosen Ritz vectors, and one
-    explicit product for each to obtain the true residual.
+    Lanczos until every wanted pair meets the tolerance, a Rayleigh-Ritz step in float64 on the
+    chosen Ritz vectors, and one explicit product for each to obtain the true residual. When the
+    basis reaches its memory, the wanted Ritz vectors are kept and Lanczos goes on from them (thick
+    restart).
 
     Parameters
     ----------
@@ -118,106 +154,210 @@ def eigenpairs(
         The matrix.
     key
         Key of the start vector.
-    order
-        Lanczos steps. After a breakdown they go on with a fresh vector, so repeated eigenvalues are
-        found; without one, a repeated eigenvalue is found once.
     largest, smallest
         Number of pairs at the upper and the lower end.
     tolerance
         A pair counts as converged when its residual is at most ``tolerance × max |θ|``.
+    order
+        Exactly so many Lanczos steps, instead of as many as the tolerance needs. After a breakdown
+        they go on with a fresh vector, so repeated eigenvalues are found.
+    start
+        Eigenvectors of a similar operator (another checkpoint) for a warm start. A random component
+        of the same size is always added.
+    verify
+        Steps of further Lanczos runs, with fresh vectors, on the operator without the pairs found.
+        They find repeated eigenvalues, and give :attr:`Eigenpairs.miss` for every pair.
     noise_floor
         ``η`` if known; measured otherwise.
     krylov
         A Lanczos run on ``op`` to take the vectors from, instead of a new one.
+    memory
+        What the basis may take.
+    tick
+        Called with the number of products spent after each Lanczos step.
 
     Returns
     -------
-    The pairs. Cost: ``order + largest + smallest`` products (without ``order`` when ``krylov`` is
-    given), plus those of the noise floor if it is measured.
+    The pairs. Cost: the Lanczos steps and ``largest + smallest`` products for the residuals, plus
+    ``verify`` and those of the noise floor (two, and four of the reference) if it is measured.
 
     Raises
     ------
     OperatorError
-        If more pairs are asked for than the order or the dimension can give.
+        If more pairs are asked for than the order or the dimension can give, or a setting makes no
+        sense.
 
     References
     ----------
-    Parlett 1998, *The Symmetric Eigenvalue Problem*, theorems 4.5.1 and 11.5.1.
+    Parlett 1998, *The Symmetric Eigenvalue Problem*, theorems 4.5.1 and 11.5.1; Wu and Simon 2000,
+    *Thick-restart Lanczos method for large symmetric eigenvalue problems*.
     """
-    check_order(op, order, "eigenpairs")
-    if largest < 0 or smallest < 0 or not 1 <= largest + smallest <= order:
-        raise OperatorError(
-            f"eigenpairs(largest={largest}, smallest={smallest}) needs between 1 and order={order} "
-            "pairs in total. Raise the order or ask for fewer pairs."
+    _check(op, largest, smallest, tolerance, order, verify, krylov)
+    wanted = (largest, smallest)
+    if krylov is not None:
+        rows = krylov.ritz_vectors(largest=largest, smallest=smallest)
+        images = np.asarray(op.matmat(rows), np.float64)
+        found = ExtremePairs(
+            *rayleigh_ritz(np.asarray(rows, np.float64), images), krylov.order, len(rows)
         )
-    if krylov is not None and (krylov.order < largest + smallest or krylov.basis.dim != op.dim):
-        raise OperatorError(
-            f"The given Krylov run has {krylov.order} steps on dimension {krylov.basis.dim}; "
-            f"{largest + smallest} pairs of an operator with {op.dim} rows were asked for. Ask for "
-            "fewer pairs, or leave krylov= out."
+        cold = krylov.random
+    else:
+        first, cold = _start_vector(op, key, start)
+        found = extreme_pairs(
+            op,
+            first,
+            wanted,
+            tolerance=tolerance,
+            order=order,
+            fresh=lambda count: random_vector(_fresh_key(key, count), op.dim),
+            memory=memory,
+            tick=tick,
         )
-    spent = 0
-    if krylov is None:
-        krylov = lanczos_restarting(op, key, order=order)
-        spent = krylov.order
+    order, spent = found.order, found.matvecs
+    # Both ends: [upper, lower]; a warm start says nothing, and a run only of its outermost values.
+    miss = np.full(2, np.nan)
+    if verify:
+        found, miss = _verified(op, key, found, wanted, verify, memory)
+        spent = found.matvecs
     if noise_floor is None:
-        noise_floor = measured_noise_floor(op, krylov, key)
+        noise_floor = noise_floor_at(op, found.vectors[[0, -1]][: len(found.values)], key)
         spent += NOISE_PRODUCTS
-    rows = krylov.ritz_vectors(largest=largest, smallest=smallest)
-    images = np.asarray(op.matmat(rows), np.float64)
-    values, vectors, images = _rayleigh_ritz(np.asarray(rows, np.float64), images)
-    differences = images - values[:, None] * vectors
-    residuals = np.linalg.norm(differences, axis=1)
-    low, high, clusters = _intervals(values, differences, noise_floor)
+    values, vectors = found.values, found.vectors
+    differences = found.images - values[:, None] * vectors
+    gram = differences @ differences.T
+    residuals = np.sqrt(np.diag(gram))
+    low, high, clusters = clustered_intervals(values, gram, noise_floor)
+    upper = min(largest, len(values))
+    misses = np.where(np.arange(len(values)) < upper, *miss)
+    if cold and not verify:
+        edge = miss_bound(op.dim, order, GAP)
+        misses[[0] if upper else []] = edge
+        misses[[-1] if upper < len(values) else []] = edge
     return Eigenpairs(
-        values,
-        vectors,
-        residuals,
-        low,
-        high,
-        clusters,
-        residuals <= tolerance * np.abs(values).max(),
-        min(largest, len(values)),
-        tolerance,
-        noise_floor,
-        krylov.order,
-        spent + len(rows),
-        op.estimand,
-        getattr(op, "layout", None),
+        values=values,
+        vectors=vectors,
+        residuals=residuals,
+        residual_gram=gram,
+        low=low,
+        high=high,
+        clusters=clusters,
+        converged=residuals <= tolerance * np.abs(values).max(),
+        miss=misses,
+        gap=GAP,
+        largest=upper,
+        tolerance=tolerance,
+        noise_floor=noise_floor,
+        order=order,
+        matvecs=spent,
+        estimand=op.estimand,
+        layout=getattr(op, "layout", None),
     )
 
 
-def _rayleigh_ritz(
-    rows: Float[np.ndarray, "pairs dim"], images: Float[np.ndarray, "pairs dim"]
-) -> tuple[Any, Any, Any]:
-    """Diagonalise ``A`` on the span of ``rows`` in float64; needs no further product."""
-    gram = rows @ rows.T
-    projected = rows @ images.T
-    values, mixing = scipy.linalg.eigh((projected + projected.T) / 2, gram)
-    mixing = mixing[:, ::-1]
-    return values[::-1], mixing.T @ rows, mixing.T @ images
+def _check(
+    op: SymmetricOperator,
+    largest: int,
+    smallest: int,
+    tolerance: float,
+    order: int | None,
+    verify: int,
+    krylov: Tridiagonal | None,
+) -> None:
+    pairs = largest + smallest
+    if order is not None:
+        check_order(op, order, "eigenpairs")
+    limit = op.dim if order is None else order
+    if min(largest, smallest) < 0 or not 1 <= pairs <= limit:
+        bound = f"the dimension {op.dim}" if order is None else f"order={order}"
+        raise OperatorError(
+            f"eigenpairs(largest={largest}, smallest={smallest}) needs between 1 and {bound} "
+            "pairs in total. Raise the order or ask for fewer pairs."
+        )
+    if not tolerance > 0 or verify < 0:
+        raise OperatorError(
+            f"eigenpairs(tolerance={tolerance}, verify={verify}) needs a positive relative "
+            "tolerance, such as 1e-3, and a number of steps."
+        )
+    if krylov is not None and (krylov.order < pairs or len(krylov.first) != op.dim):
+        raise OperatorError(
+            f"The given Krylov run has {krylov.order} steps on dimension {len(krylov.first)}; "
+            f"{pairs} pairs of an operator with {op.dim} rows were asked for. Ask for fewer pairs, "
+            "or leave krylov= out."
+        )
 
 
-def _intervals(
-    values: Float[np.ndarray, " pairs"],
-    differences: Float[np.ndarray, "pairs dim"],
-    noise_floor: float,
-) -> tuple[Any, Any, Any]:
-    """Merge pairs with overlapping intervals until the clusters are disjoint."""
-    groups = [[index] for index in range(len(values))]
-    gram = differences @ differences.T
-    while True:
-        # ‖R‖₂ from the small Gram matrix: an SVD of the tall R would cost as much as a product.
-        radii = [
-            float(np.linalg.eigvalsh(gram[np.ix_(g, g)])[-1].clip(0) ** 0.5) + noise_floor
-            for g in groups
-        ]
-        for i in range(len(groups) - 1):  # values descend, so only neighbours can overlap first
-            if values[groups[i][-1]] - radii[i] <= values[groups[i + 1][0]] + radii[i + 1]:
-                groups[i : i + 2] = [groups[i] + groups[i + 1]]
-                break
-        else:
+def _fresh_key(key: Array, count: int) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(key, FRESH), count)
+
+
+def _start_vector(op: SymmetricOperator, key: Array, start: Any) -> tuple[Any, bool]:
+    """Return the first vector of Lanczos and whether it is purely random."""
+    random = np.asarray(random_vector(key, op.dim), np.float64)
+    if start is None:
+        return random, True
+    rows = np.asarray(start.vectors if isinstance(start, Eigenpairs) else start, np.float64)
+    rows = np.atleast_2d(rows)
+    if rows.shape[1] != op.dim:
+        raise OperatorError(
+            f"start= holds vectors of length {rows.shape[1]}, the operator has {op.dim} rows. Pass "
+            "eigenvectors of an operator on the same parameters."
+        )
+    known = rows.sum(0)
+    return known / np.linalg.norm(known) + random / np.linalg.norm(random), False
+
+
+def _verified(
+    op: SymmetricOperator,
+    key: Array,
+    found: ExtremePairs,
+    wanted: tuple[int, int],
+    steps: int,
+    memory: Memory | None,
+) -> tuple[ExtremePairs, Float[np.ndarray, " 2"]]:
+    """Look for what a single Krylov space cannot see, on the operator without the pairs found.
+
+    Deflated pairs sit at zero, inside the spectrum or at its edge; values of the complement that
+    are further out than a pair found are added to it, until a run finds none.
+    """
+    order, spent = found.order, found.matvecs
+    complete = False
+    for attempt in range(VERIFICATIONS):
+        rest = Deflated(op, found.vectors)
+        steps = min(steps, op.dim - len(found.values))
+        if steps < 1:
+            complete = True
             break
-    radius = np.concatenate([[r] * len(g) for r, g in zip(radii, groups, strict=True)])
-    labels = np.concatenate([[i] * len(g) for i, g in enumerate(groups)])
-    return values - radius, values + radius, labels
+        first = rest.project(random_vector(_fresh_key(key, -1 - attempt), op.dim))
+        extra = extreme_pairs(
+            rest,
+            first,
+            (min(wanted[0], steps), min(wanted[1], max(steps - wanted[0], 0))),
+            tolerance=1.0,
+            order=steps,
+            fresh=None,
+            memory=memory,
+            tick=None,
+        )
+        spent += extra.matvecs
+        upper, lower = min(wanted[0], len(found.values)), wanted[1]
+        outside = np.zeros(len(extra.values), bool)
+        margin = 64 * float(np.finfo(op.dtype).eps) * float(np.abs(found.values).max())
+        if upper:
+            outside |= extra.values > found.values[upper - 1] + margin
+        if lower:
+            outside |= extra.values < found.values[-min(lower, len(found.values))] - margin
+        # Zero is where the deflated vectors sit: nothing was found there.
+        outside &= np.abs(extra.vectors @ found.vectors.T).max(1) < 0.1
+        if not outside.any():
+            complete = True
+            break
+        vectors = extra.vectors[outside]
+        images = np.asarray(op.matmat(vectors.astype(op.dtype)), np.float64)
+        spent += len(vectors)
+        both = rayleigh_ritz(
+            np.concatenate([found.vectors, vectors]), np.concatenate([found.images, images])
+        )
+        found = ExtremePairs(*both, order, spent).outermost(*wanted)
+    bound = miss_bound(op.dim - len(found.values), steps, GAP) if complete and steps else 0.0
+    miss = np.full(2, bound if complete else np.nan)
+    return ExtremePairs(found.values, found.vectors, found.images, order, spent), miss

@@ -1,37 +1,31 @@
-"""Lanczos tridiagonalisation with full reorthogonalisation.
+"""Lanczos tridiagonalisation on one start vector.
 
-Products and basis are in the operator's dtype on the device; the recurrence coefficients are
-float64 numbers on the host. Every new vector is orthogonalised against all earlier ones, at every
-step: switching that off above some order is how ghosts (copies of converged eigenvalues) arise.
+The recurrence is in :mod:`curvlab.spectral.krylov`; here are its result and the public function.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
-from curvlab.spectral.basis import KrylovBasis, dot, scale
+from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
+from curvlab.spectral.journal import Journal
+from curvlab.spectral.krylov import Krylov
+from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 
-SECOND_PASS = 0.7
-"""A vector that keeps less than this share of its length in a pass is orthogonalised again.
-
-Rounding in a pass is relative to the length before it (Daniel, Gragg, Kaufman, Stewart 1976).
-"""
-
-BREAKDOWN = 32
-"""A residual below this many unit roundoffs of the operator's scale ends the Krylov space."""
-
-
-RESTART = 0x2E57A27
-"""Tag of the keys of fresh vectors; far from the small numbers by which callers derive keys."""
+GHOST = 1e-6
+"""Ritz values closer than this share of the spectrum's width count as copies of one another."""
 
 
 @dataclass(frozen=True)
@@ -49,40 +43,134 @@ class Tridiagonal:
         was cut: what is known then is exact for a matrix that differs by no more in norm.
     breakdown_step
         Number of steps after which the Krylov space was exhausted to rounding, or ``None``.
+    tier
+        Where the rows were kept.
     basis
-        The rows ``Q``.
-    orthogonality
-        ``max |Q Qᵀ - I|``.
+        The rows ``Q``; ``None`` if they were not kept.
     start_norm2
         Squared norm of the start vector before normalisation; weighs the vector among others.
     random
         Whether the start vector was drawn from ``N(0, I)``.
+    matvecs
+        Operator products spent.
+    op, first
+        The matrix and the start vector, from which rows can be computed again.
+    predicted_loss
+        What the recurrence predicts of the orthogonality of rows that are not kept.
     """
 
     diagonal: Float[np.ndarray, " order"]
     offdiagonal: Float[np.ndarray, " order-1"]
     residual: float
     breakdown_step: int | None
-    basis: KrylovBasis
-    orthogonality: float
+    tier: Tier
+    basis: KrylovBasis | None
     start_norm2: float
     random: bool
+    matvecs: int
+    op: SymmetricOperator = field(repr=False)
+    first: Any = field(repr=False)
+    predicted_loss: float = field(repr=False)
 
     @property
     def order(self) -> int:
         """Number of steps ``m``."""
         return len(self.diagonal)
 
+    @cached_property
+    def orthogonality(self) -> float:
+        """``max |Q Qᵀ - I|`` of the stored rows; without them, what the recurrence predicts.
+
+        1 means lost: Ritz values repeat. Cost: ``2 m² n`` flops, once.
+        """
+        if self.basis is None:
+            return self.predicted_loss
+        with float64():
+            return self.basis.orthogonality()
+
     def ritz(self) -> tuple[Float[np.ndarray, " order"], Float[np.ndarray, "order order"]]:
         """Return Ritz values (ascending) and the eigenvectors of ``T`` in columns."""
         return tridiagonal_eigh(self.diagonal, self.offdiagonal)
 
+    def ends(self, *, largest: int, smallest: int) -> Int[np.ndarray, " pairs"]:
+        """Return the indices of the Ritz values at both ends, descending, ghosts left out.
+
+        Where the rows are orthogonal there are none. Otherwise a Ritz value that lies within
+        :data:`GHOST` of an earlier one counts as its copy.
+        """
+        values, _ = self.ritz()
+        chosen = np.arange(self.order)
+        if self.basis is None:
+            apart = np.diff(values) > GHOST * (values[-1] - values[0])
+            chosen = chosen[np.append(apart, True)]
+        top = chosen[::-1][:largest]
+        bottom = chosen[: max(0, min(smallest, len(chosen) - len(top)))][::-1]
+        return np.concatenate([top, bottom])
+
     def ritz_vectors(self, *, largest: int, smallest: int) -> Float[np.ndarray, "pairs dim"]:
-        """Return Ritz vectors of both ends as rows, Ritz values descending."""
+        """Return Ritz vectors of both ends as rows, Ritz values descending.
+
+        Without stored rows they are computed a second time: ``m`` more products.
+        """
         _, small = self.ritz()
-        ends = [np.arange(self.order)[::-1][:largest], np.arange(self.order)[:smallest][::-1]]
+        matrix = small[:, self.ends(largest=largest, smallest=smallest)].T
         with float64():
-            return self.basis.combine(small[:, np.concatenate(ends).astype(int)].T)
+            if self.basis is not None:
+                return self.basis.combine(matrix)
+            return self._second_pass(matrix)
+
+    def _second_pass(
+        self, matrix: Float[np.ndarray, "pairs order"]
+    ) -> Float[np.ndarray, "pairs dim"]:
+        """Run the recurrence again with the known coefficients, adding up ``matrix @ Q``."""
+        cutter = KrylovBasis(self.op.dim, self.op.dtype, sharding=self.op.sharding())
+        vector = cutter.cut(self.first)
+        vector = scale(vector, jnp.asarray(self.start_norm2**-0.5))
+        previous = jnp.zeros_like(vector)
+        beta = 0.0
+        total = jnp.zeros((len(matrix), *vector.shape), vector.dtype)
+        for step in range(self.order):
+            total = _accumulate(total, vector, jnp.asarray(matrix[:, step]))
+            if step + 1 == self.order:
+                break
+            image = cutter.cut(self.op.matvec(cutter.join(vector)))
+            alpha, ahead = self.diagonal[step], self.offdiagonal[step]
+            following = _recur(image, vector, previous, *map(jnp.asarray, (alpha, beta, ahead)))
+            previous, vector, beta = vector, following, ahead
+        return cutter.on_host(total).reshape(len(matrix), -1)[:, : self.op.dim]
+
+
+@jax.jit
+def _recur(
+    image: Array, vector: Array, previous: Array, alpha: Array, beta: Array, ahead: Array
+) -> Array:
+    # The same operations as in the first pass, so that rounding errors are the same too.
+    rest = image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
+    return scale(rest, 1 / ahead)
+
+
+@jax.jit
+def _accumulate(total: Array, vector: Array, weights: Array) -> Array:
+    return total + weights.astype(total.dtype)[:, None, None] * vector
+
+
+def tridiagonal(krylov: Krylov, *, random: bool, first: Any) -> Tridiagonal:
+    """Return the present state of a Krylov space that was never restarted."""
+    m = krylov.order
+    return Tridiagonal(
+        diagonal=np.array(krylov.diagonal),
+        offdiagonal=np.array(krylov.offdiagonal[: m - 1]),
+        residual=krylov.residual,
+        breakdown_step=krylov.breakdown_step,
+        tier=krylov.tier,
+        basis=krylov.basis,
+        start_norm2=krylov.start_norm2,
+        random=random,
+        matvecs=krylov.matvecs,
+        op=krylov.op,
+        first=first,
+        predicted_loss=krylov.predicted_loss,
+    )
 
 
 def check_order(op: SymmetricOperator, order: int, name: str) -> None:
@@ -103,7 +191,14 @@ def check_order(op: SymmetricOperator, order: int, name: str) -> None:
 
 
 def lanczos(
-    op: SymmetricOperator, key: Array, *, order: int, start: Float[Any, " dim"] | None = None
+    op: SymmetricOperator,
+    key: Array,
+    *,
+    order: int,
+    start: Float[Any, " dim"] | None = None,
+    memory: Memory | None = None,
+    save: str | os.PathLike[str] | None = None,
+    tick: Callable[[int], None] | None = None,
 ) -> Tridiagonal:
     """Tridiagonalise ``op`` on the Krylov space of one start vector.
 
@@ -117,119 +212,42 @@ def lanczos(
         Number of steps ``m``; fewer are taken when the Krylov space is exhausted.
     start
         A given start vector instead of a random one (a gradient, an update).
+    memory
+        What the basis may take; it decides where rows are kept (:class:`Tier`). By default half of
+        what is free.
+    save
+        Folder in which every step is saved (the rows take as much space there as in memory). The
+        same call goes on where a killed one stopped, with the same numbers bit for bit.
+    tick
+        Called with the number of steps done after each of them.
 
     Returns
     -------
-    The tridiagonal matrix with its basis. Cost: ``m`` products, ``4 m² n`` flops of
-    orthogonalisation, ``m n`` numbers of memory.
+    The tridiagonal matrix with its basis. Cost: ``m`` products, ``2 m² n`` flops of
+    orthogonalisation, ``m n`` numbers of memory while rows are kept.
 
     Raises
     ------
     OperatorError
-        If the order exceeds the dimension, the start vector is zero, or a product is not finite.
+        If the order exceeds the dimension, the start vector is zero, a product is not finite, or
+        the memory holds not even the working vectors.
     """
     check_order(op, order, "lanczos")
+    tier = (memory or Memory.free()).tier(op.dim, op.dtype, order)
     first = random_vector(key, op.dim) if start is None else start
-    return _run(op, first, order=order, random=start is None, fresh=None)
-
-
-def lanczos_restarting(op: SymmetricOperator, key: Array, *, order: int) -> Tridiagonal:
-    """Tridiagonalise like :func:`lanczos`, but go on with a fresh vector after a breakdown.
-
-    The fresh vector is orthogonal to all earlier ones and coupled by a zero in ``T``, so that
-    repeated eigenvalues are found as often as they occur. The rows of ``T`` no longer belong to one
-    start vector: eigenpairs may be read from it, a spectral measure may not.
-    """
-    check_order(op, order, "eigenpairs")
-
-    def fresh(count: int) -> Array:
-        return random_vector(jax.random.fold_in(jax.random.fold_in(key, RESTART), count), op.dim)
-
-    return _run(op, random_vector(key, op.dim), order=order, random=True, fresh=fresh)
-
-
-def _run(
-    op: SymmetricOperator,
-    first: Any,
-    *,
-    order: int,
-    random: bool,
-    fresh: Callable[[int], Array] | None,
-) -> Tridiagonal:
-    basis = KrylovBasis(op.dim, op.dtype)
-    tolerance = BREAKDOWN * float(jnp.finfo(op.dtype).eps)
-    diagonal: list[float] = []
-    offdiagonal: list[float] = []
-    breakdown_step = None
-    with float64():
-        vector = basis.cut(first)
-        norm2 = float(dot(vector, vector))
-        if not (np.isfinite(norm2) and norm2 > 0):
-            raise OperatorError(
-                f"The start vector has squared norm {norm2}. Pass a finite, non-zero vector."
-            )
-        vector = scale(vector, jnp.asarray(norm2**-0.5))
-        largest = 0.0  # scale of the operator as seen so far
-        previous, residual = jnp.zeros_like(vector), 0.0
-        for step in range(order):
-            basis.append(vector)
-            image = basis.cut(op.matvec(basis.join(vector)))
-            alpha = dot(vector, image)
-            diagonal.append(float(alpha))
-            length = float(dot(image, image)) ** 0.5
-            if not np.isfinite(length):
-                raise OperatorError(
-                    f"The product at Lanczos step {step + 1} is not finite. Check the parameters "
-                    "and the data for NaN or overflow (Problem.value() and .gradient())."
-                )
-            largest = max(largest, length)
-            # The three-term recurrence first: it takes away what is large, so that one pass over
-            # the basis, which is what costs, nearly always suffices.
-            rest = _three_term(image, vector, previous, alpha, jnp.asarray(residual))
-            previous = vector
-            vector, residual = _orthogonalise(basis, rest, float(dot(rest, rest)) ** 0.5)
-            if residual <= tolerance * largest or step + 1 == op.dim:
-                if breakdown_step is None:
-                    breakdown_step = step + 1
-                if fresh is None or step + 1 == min(order, op.dim):
-                    break
-                residual = 0.0
-                candidate = basis.cut(fresh(step + 1))
-                size = float(dot(candidate, candidate)) ** 0.5
-                vector, length = _orthogonalise(basis, candidate, size)
-                vector = scale(vector, jnp.asarray(1 / length))
-            elif step + 1 < order:
-                vector = scale(vector, jnp.asarray(1 / residual))
-            offdiagonal.append(residual)
-        orthogonality = basis.orthogonality()
-    m = len(diagonal)
-    return Tridiagonal(
-        np.array(diagonal),
-        np.array(offdiagonal[: m - 1]),
-        residual,
-        breakdown_step,
-        basis,
-        orthogonality,
-        norm2,
-        random,
-    )
-
-
-@jax.jit
-def _three_term(image: Array, vector: Array, previous: Array, alpha: Array, beta: Array) -> Array:
-    exact = image.astype(jnp.float64) - alpha * vector - beta * previous
-    return exact.astype(image.dtype)
-
-
-def _orthogonalise(basis: KrylovBasis, panels: Array, length: float) -> tuple[Array, float]:
-    """Remove the basis from a vector; again when cancellation has cost digits."""
-    remaining = length
-    for _ in range(3):
-        panels = basis.remove_from(panels)
-        remaining = float(dot(panels, panels)) ** 0.5
-        if remaining > SECOND_PASS * length:
-            break
-        if remaining <= BREAKDOWN * float(jnp.finfo(basis.dtype).eps) * length:
-            break
-        length = remaining
-    return panels, remaining
+    journal = None
+    if save is not None:
+        start_sum = None if start is None else float(np.asarray(start, np.float64).sum())
+        identity = {
+            "estimand": op.estimand,
+            "dtype": str(op.dtype),
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "start": start_sum,
+            "tier": tier.value,
+        }
+        window = 2 if tier is Tier.NONE else None
+        journal = Journal(save, identity, dim=op.dim, dtype=op.dtype, window=window)
+    with journal or nullcontext():
+        krylov = Krylov(op, first, tier=tier, journal=journal)
+        krylov.extend(order, tick)
+    return tridiagonal(krylov, random=start is None, first=first)

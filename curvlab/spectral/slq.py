@@ -1,25 +1,56 @@
 """Stochastic Lanczos quadrature: the spectral measure from a few random start vectors."""
 
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import scipy.special
 from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
-from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos
+from curvlab.spectral.deflated import Deflated
+from curvlab.spectral.density import SignedLogAxis
+from curvlab.spectral.eigenpairs import Eigenpairs
+from curvlab.spectral.krylov import Krylov
+from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos, tridiagonal
 from curvlab.spectral.measure import SpectralMeasure
+from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
-from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.operator import SymmetricOperator, random_vector
+
+DECADES = 3
+"""Decades of the signed logarithmic axis on which the error of a measure is averaged."""
+
+RANDOM_SHARE = 0.5
+"""Share of the tolerance that the randomness of the start vectors may use up."""
+
+POINTS = 101
+"""Points at which the error of a measure is averaged."""
+
+STRIDE, GROWTH = 10, 1.2
+"""Steps between two looks at the error: at least so many, and by at least this factor."""
+
+MOST_STEPS = 1000
+"""Steps after which an adaptive run ends, short of its target."""
 
 
 def slq(
     op: SymmetricOperator,
     key: Array,
     *,
-    order: int,
+    order: int | None = None,
     vectors: int = 1,
+    tolerance: float | None = None,
     start: Float[Any, " dim"] | None = None,
+    deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
+    memory: Memory | None = None,
+    save: str | os.PathLike[str] | None = None,
+    tick: Callable[[int], None] | None = None,
 ) -> SpectralMeasure:
     """Estimate the spectral measure of ``op`` by stochastic Lanczos quadrature.
 
@@ -38,10 +69,23 @@ def slq(
     vectors
         Number of random start vectors. For densities of large operators one is enough; the
         intervals account for the number.
+    tolerance
+        Instead of an order: steps and vectors are added until :func:`mean_error` is at most this.
+        The number of vectors follows from the dimension before anything is measured, and the
+        brackets hold for any number of steps, so stopping does not spoil the coverage.
     start
         A given start vector (gradient, update): its own measure, with brackets only.
+    deflate
+        Eigenpairs of ``op``: those that converged become exact atoms of weight ``1 / n``, and the
+        start vectors are random in their complement.
     noise_floor
         ``η`` if known; measured otherwise.
+    memory
+        What the basis may take; without room for it the measure is computed from three vectors.
+    save
+        Folder in which every step is saved; the same call goes on where a killed one stopped.
+    tick
+        Called with the products spent so far after each step.
 
     Returns
     -------
@@ -51,21 +95,68 @@ def slq(
     Raises
     ------
     OperatorError
-        If the order exceeds the dimension or the number of vectors is below 1.
+        If the order exceeds the dimension, the number of vectors is below 1, both or none of order
+        and tolerance are given, or no pair of ``deflate`` has converged.
 
     References
     ----------
-    Ubaru, Chen, Saad 2017, *Fast estimation of tr(f(A)) via stochastic Lanczos quadrature*.
+    Ubaru, Chen, Saad 2017, *Fast estimation of tr(f(A)) via stochastic Lanczos quadrature*;
+    Bhattacharjee et al. 2024 on deflation.
     """
-    check_order(op, order, "slq")
-    if vectors < 1 or (start is not None and vectors != 1):
-        raise OperatorError(
-            f"slq(vectors={vectors}) needs at least one random vector, or exactly one with start=."
+    _check(op, order, vectors, tolerance, start, deflate, save)
+    atoms, coupling = np.zeros(0), 0.0
+    target = op
+    if deflate is not None:
+        chosen = np.flatnonzero(deflate.converged)
+        atoms, coupling = deflate.values[chosen], deflate.coupling(chosen)
+        target = Deflated(op, deflate.vectors[chosen])
+        noise_floor = deflate.noise_floor if noise_floor is None else noise_floor
+    spent = 0
+
+    def count(_: int) -> None:
+        nonlocal spent
+        spent += 1
+        if tick is not None:
+            tick(spent)
+
+    def measure(runs: list[Tridiagonal], floor: float, extra: int) -> SpectralMeasure:
+        return SpectralMeasure.from_lanczos(
+            runs,
+            dim=op.dim,
+            noise_floor=floor,
+            matvecs=sum(run.matvecs for run in runs) + extra,
+            estimand=op.estimand,
+            atoms=atoms,
+            coupling=coupling,
         )
-    runs = [
-        lanczos(op, start_key(key, index), order=order, start=start) for index in range(vectors)
-    ]
-    return measure_from_runs(op, runs, key, noise_floor=noise_floor)
+
+    if tolerance is not None:
+        return _adaptive(target, key, tolerance, measure, noise_floor, memory, count)
+    assert order is not None
+    runs: list[Tridiagonal] = []
+    for index in range(vectors):
+        if isinstance(target, Deflated):
+            krylov = _krylov(target, start_key(key, index), memory, order)
+            krylov.extend(order, count)
+            runs.append(tridiagonal(krylov, random=True, first=None))
+        else:
+            folder = None if save is None else Path(save) / f"vector-{index}"
+            runs.append(
+                lanczos(
+                    op,
+                    start_key(key, index),
+                    order=order,
+                    start=start,
+                    memory=memory,
+                    save=folder,
+                    tick=count,
+                )
+            )
+    extra = 0
+    if noise_floor is None:
+        noise_floor = _saved_noise_floor(op, runs[0], key, save)
+        extra = NOISE_PRODUCTS
+    return measure(runs, noise_floor, extra)
 
 
 def start_key(key: Array, index: int) -> Array:
@@ -77,10 +168,147 @@ def measure_from_runs(
     op: SymmetricOperator, runs: list[Tridiagonal], key: Array, *, noise_floor: float | None = None
 ) -> SpectralMeasure:
     """Make the measure of Lanczos runs on ``op``, measuring the noise floor if it is not given."""
-    matvecs = sum(run.order for run in runs)
+    matvecs = sum(run.matvecs for run in runs)
     if noise_floor is None:
         noise_floor = measured_noise_floor(op, runs[0], key)
         matvecs += NOISE_PRODUCTS
     return SpectralMeasure.from_lanczos(
         runs, dim=op.dim, noise_floor=noise_floor, matvecs=matvecs, estimand=op.estimand
     )
+
+
+def mean_error(measure: SpectralMeasure, *, level: float = 0.95) -> float:
+    """Return half the mean width of the band of ``F`` on the axis on which spectra are drawn.
+
+    The axis is signed-logarithmic over three decades (or down to the noise floor); the average is
+    over its length, so that bulk and outliers count alike. 0.005 means: ``F`` is known to half a
+    percentage point, on average over what a figure shows, everywhere at once with probability
+    ``level``.
+    """
+    band = measure.cdf_band(_error_grid(measure), level=level)
+    return float((band.high - band.low).mean() / 2)
+
+
+def _error_grid(measure: SpectralMeasure) -> Float[np.ndarray, " points"]:
+    low, high = measure.support
+    reach = max(abs(low), abs(high))
+    axis = SignedLogAxis(max(reach * 10.0**-DECADES, measure.blur, np.finfo(float).tiny))
+    ends = axis.forward(np.array([low, high]))
+    return axis.inverse(np.linspace(ends[0], ends[1], POINTS))
+
+
+def _bracket_error(measure: SpectralMeasure) -> float:
+    """Return half the mean width of the bracket alone."""
+    low, high = measure.bracket(_error_grid(measure))
+    return float((high - low).mean() / 2)
+
+
+def vectors_for(dim: int, error: float, *, level: float = 0.95) -> int:
+    """Return how many start vectors keep the random half-width of the band below ``error``.
+
+    At the worst point ``F = 1/2`` the pooled share has variance ``1 / (2 s n + 4)``; the quantile
+    is that of the simultaneous band.
+    """
+    quantile = float(scipy.special.ndtri(1 - (1 - level) / (2 * dim)))
+    return max(1, int(np.ceil((quantile / error) ** 2 / (2 * dim))))
+
+
+def _adaptive(
+    op: SymmetricOperator,
+    key: Array,
+    tolerance: float,
+    measure: Callable[[list[Tridiagonal], float, int], SpectralMeasure],
+    noise_floor: float | None,
+    memory: Memory | None,
+    count: Callable[[int], None],
+) -> SpectralMeasure:
+    vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
+    most = min(op.dim, MOST_STEPS)
+    spaces = [_krylov(op, start_key(key, index), memory, most) for index in range(vectors)]
+    extra = 0
+    order = 0
+    while True:
+        order = min(max(order + STRIDE, int(GROWTH * order)), most)
+        for space in spaces:
+            space.extend(order, count)
+        runs = [tridiagonal(space, random=True, first=None) for space in spaces]
+        ended = order == most or all(space.exhausted for space in spaces)
+        # One vector tells how far the quadrature is; all are looked at once it is far enough.
+        first = measure(runs[:1], noise_floor or 0.0, extra)
+        if not ended and _bracket_error(first) > (1 - RANDOM_SHARE) * tolerance:
+            continue
+        if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
+            noise_floor = measured_noise_floor(op, runs[0], key)
+            extra += NOISE_PRODUCTS
+            found = measure(runs, noise_floor, extra)
+        else:
+            found = measure(runs, noise_floor, extra)
+        if ended or mean_error(found) <= tolerance:
+            return found
+
+
+def _krylov(op: SymmetricOperator, key: Array, memory: Memory | None, order: int) -> Krylov:
+    first = random_vector(key, op.dim)
+    if isinstance(op, Deflated):
+        first = op.project(first)
+    tier = (memory or Memory.free()).tier(op.dim, op.dtype, order)
+    return Krylov(op, first, tier=tier)
+
+
+def _saved_noise_floor(
+    op: SymmetricOperator, run: Tridiagonal, key: Array, save: str | os.PathLike[str] | None
+) -> float:
+    if save is None:
+        return measured_noise_floor(op, run, key)
+    path = Path(save) / "noise_floor.json"
+    if not path.exists():
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(measured_noise_floor(op, run, key)))
+        partial.replace(path)
+    return float(json.loads(path.read_text()))
+
+
+def _check(
+    op: SymmetricOperator,
+    order: int | None,
+    vectors: int,
+    tolerance: float | None,
+    start: Any,
+    deflate: Eigenpairs | None,
+    save: Any,
+) -> None:
+    if (order is None) == (tolerance is None):
+        raise OperatorError(
+            f"slq(order={order}, tolerance={tolerance}) needs one of the two: the number of steps, "
+            "or the error to reach, such as tolerance=0.005."
+        )
+    if order is not None:
+        check_order(op, order, "slq")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise OperatorError(
+            f"slq(tolerance={tolerance}) needs a mean error of the distribution function between 0 "
+            "and 1, such as 0.005."
+        )
+    if vectors < 1 or (start is not None and vectors != 1):
+        raise OperatorError(
+            f"slq(vectors={vectors}) needs at least one random vector, or exactly one with start=."
+        )
+    if tolerance is not None and (vectors != 1 or start is not None):
+        raise OperatorError(
+            "slq(tolerance=...) chooses its random vectors itself. Leave vectors= and start= out."
+        )
+    if deflate is not None and (start is not None or not deflate.converged.any()):
+        raise OperatorError(
+            f"slq(deflate=) got {int(deflate.converged.sum())} converged pairs"
+            f"{' and a given start vector' if start is not None else ''}. Pass converged pairs, "
+            "without start=."
+        )
+    if deflate is not None and deflate.vectors.shape[1] != op.dim:
+        raise OperatorError(
+            f"deflate= holds eigenvectors of length {deflate.vectors.shape[1]}, the operator has "
+            f"{op.dim} rows. Pass eigenpairs of the same operator."
+        )
+    if save is not None and (tolerance is not None or deflate is not None):
+        raise OperatorError(
+            "slq(save=) goes with order= and without deflate=. Choose the order first."
+        )

@@ -1,0 +1,310 @@
+"""A Krylov space that grows step by step: the recurrence behind every estimator here.
+
+Products and rows are in the operator's dtype on the device; the recurrence coefficients are
+float64 numbers on the host, fetched once per step. Every new vector is orthogonalised against all
+earlier ones, at every step: switching that off above some order is how ghosts (copies of converged
+eigenvalues) arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accepted and reported.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from curvlab.core.errors import OperatorError
+from curvlab.core.precision import float64
+from curvlab.spectral.basis import KrylovBasis, Tier, dot, scale
+from curvlab.spectral.journal import Journal, Step
+from curvlab.spectral.operator import SymmetricOperator
+
+SECOND_PASS = 0.7
+"""A vector that keeps less than this share of its length in a pass is orthogonalised again.
+
+Rounding in a pass is relative to the length before it (Daniel, Gragg, Kaufman, Stewart 1976).
+"""
+
+BREAKDOWN = 32
+"""A residual below this many unit roundoffs of the operator's scale ends the Krylov space."""
+
+
+@jax.jit
+def _three_term(
+    image: Array, vector: Array, previous: Array, beta: Array
+) -> tuple[Array, Array, Array, Array]:
+    alpha = dot(vector, image)
+    rest = image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
+    return rest, alpha, dot(image, image), dot(rest, rest)
+
+
+class Krylov:
+    """The Krylov space of one start vector, and the projection of the operator on it.
+
+    Without restarts the projection is tridiagonal: ``A Qᵀ = Qᵀ T + residual q e_mᵀ``. After
+    :meth:`restart` its leading part is diagonal (the Ritz values that were kept) with one row that
+    couples them to the rest.
+
+    Parameters
+    ----------
+    op
+        The matrix.
+    first
+        Start vector, not zero.
+    tier
+        Where the rows are kept.
+    fresh
+        Function of the step that returns a vector with which to go on after a breakdown; without
+        it the space ends there.
+    journal
+        Where every step is saved, and from which the first ones are taken back.
+
+    Raises
+    ------
+    OperatorError
+        If the start vector is zero or not finite, or the journal belongs to another operator.
+    """
+
+    def __init__(
+        self,
+        op: SymmetricOperator,
+        first: Any,
+        *,
+        tier: Tier = Tier.DEVICE,
+        fresh: Callable[[int], Array] | None = None,
+        journal: Journal | None = None,
+    ):
+        self.op = op
+        self.tier = tier
+        self.diagonal: list[float] = []
+        self.offdiagonal: list[float] = []
+        self.kept: Float[np.ndarray, " kept"] = np.zeros(0)
+        self.arrow: Float[np.ndarray, " kept"] = np.zeros(0)
+        self.residual = 0.0
+        self.breakdown_step: int | None = None
+        self.exhausted = False
+        self.matvecs = 0
+        self._fresh = fresh
+        self._coupled = True  # the next row to the last one; not after a breakdown
+        self._largest = 0.0  # scale of the operator as seen so far
+        self._loss = _LossOfOrthogonality(op)
+        # Vectors are cut and joined by a basis even where none is stored.
+        spread = op.sharding()
+        self._cutter = KrylovBasis(op.dim, op.dtype, sharding=spread)
+        self.basis = (
+            None if tier is Tier.NONE else KrylovBasis(op.dim, op.dtype, tier, sharding=spread)
+        )
+        with float64():
+            vector = self._cutter.cut(first)
+            self.start_norm2 = float(dot(vector, vector))
+            if not (np.isfinite(self.start_norm2) and self.start_norm2 > 0):
+                raise OperatorError(
+                    f"The start vector has squared norm {self.start_norm2}. Pass a finite, "
+                    "non-zero vector."
+                )
+            self._next = _unit(vector, self.start_norm2**-0.5)
+            self._previous = jnp.zeros_like(vector)
+        self._journal: Journal | None = None  # while it is replayed
+        if journal is not None:
+            self._replay(journal)
+            self._journal = journal
+
+    @property
+    def order(self) -> int:
+        """Number of rows."""
+        return len(self.kept) + len(self.diagonal)
+
+    def projection(self) -> Float[np.ndarray, "order order"]:
+        """Return the operator projected on the rows."""
+        k, m = len(self.kept), self.order
+        matrix = np.zeros((m, m))
+        matrix[np.arange(m), np.arange(m)] = [*self.kept, *self.diagonal]
+        below = np.arange(k, m - 1)
+        matrix[below, below + 1] = matrix[below + 1, below] = self.offdiagonal[: len(below)]
+        if m > k:
+            matrix[:k, k] = matrix[k, :k] = self.arrow
+        return matrix
+
+    @property
+    def predicted_loss(self) -> float:
+        """What the recurrence predicts of ``max |Q Qᵀ - I|`` without reorthogonalisation."""
+        return self._loss.worst
+
+    def extend(self, order: int, tick: Callable[[int], None] | None = None) -> None:
+        """Grow to ``order`` rows, or until the space is exhausted.
+
+        Parameters
+        ----------
+        order
+            Rows to reach; nothing happens if there are as many already.
+        tick
+            Called with the number of rows after each step.
+
+        Raises
+        ------
+        OperatorError
+            If a product is not finite.
+        """
+        order = min(order, self.op.dim)
+        with float64():
+            while self.order < order and not self.exhausted:
+                self._step()
+                if tick is not None:
+                    tick(self.order)
+
+    def restart(self, matrix: Float[np.ndarray, "kept order"]) -> None:
+        """Keep the Ritz vectors ``matrix @ Q`` as first rows and go on from the last vector.
+
+        Thick restart: rows of ``matrix`` are eigenvectors of :meth:`projection`.
+        """
+        assert self.basis is not None
+        projected = self.projection()
+        kept = (matrix * (matrix @ projected)).sum(1)
+        last = matrix[:, -1] * self.residual
+        with float64():
+            rows = self.basis.combine(matrix)
+            self.basis = KrylovBasis(
+                self.op.dim, self.op.dtype, self.tier, sharding=self.op.sharding()
+            )
+            for row in rows:
+                self.basis.append(self.basis.cut(row))
+        self.kept, self.arrow = kept, last
+        self.diagonal, self.offdiagonal = [], []
+        self._previous = jnp.zeros_like(self._previous)
+
+    def _step(self) -> None:
+        vector = self._next
+        beta = self.offdiagonal[-1] if self.offdiagonal and self._coupled else 0.0
+        image = self._cutter.cut(self.op.matvec(self._cutter.join(vector)))
+        self.matvecs += 1
+        rest, *numbers = _three_term(image, vector, self._previous, jnp.asarray(beta))
+        if self.basis is not None:
+            self.basis.append(vector)
+            rest, remaining = _pass(self.basis, rest)
+            numbers.append(remaining)
+        alpha, image2, before2, *after2 = (float(x) for x in jax.device_get(numbers))
+        if not np.isfinite(image2 + alpha):
+            raise OperatorError(
+                f"The product at Lanczos step {self.order + 1} is not finite. Check the parameters "
+                "and the data for NaN or overflow (Problem.value() and .gradient())."
+            )
+        self.diagonal.append(alpha)
+        self._largest = max(self._largest, image2**0.5)
+        residual = before2**0.5
+        if self.basis is not None:
+            rest, residual = _finish(self.basis, rest, residual, after2[0] ** 0.5)
+        self.residual = residual
+        if self.basis is None:
+            self._loss.add(alpha, residual, self._largest)
+        self._coupled = True
+        self._previous = vector
+        if self._journal is not None:
+            row = self._cutter.on_host(self._cutter.join(vector))
+            self._journal.record(Step(alpha, residual, self._largest), row)
+        self._advance(rest)
+
+    def _advance(self, rest: Array) -> None:
+        """Make the next row of what is left, or end the space, or go on with a fresh vector."""
+        tiny = BREAKDOWN * float(jnp.finfo(self.op.dtype).eps) * self._largest
+        if self.order == self.op.dim or self.residual <= tiny:
+            if self.breakdown_step is None:
+                self.breakdown_step = self.order
+            if self._fresh is None or self.order == self.op.dim or self.basis is None:
+                self.exhausted = True
+                return
+            candidate = self.basis.cut(self._fresh(self.order))
+            rest, remaining = _pass(self.basis, candidate)
+            size = float(dot(candidate, candidate)) ** 0.5
+            rest, length = _finish(self.basis, rest, size, float(remaining) ** 0.5)
+            self.offdiagonal.append(0.0)
+            self._coupled = False
+            self._next = _unit(rest, 1 / length)
+            return
+        self.offdiagonal.append(self.residual)
+        self._next = _unit(rest, 1 / self.residual)
+
+    def _replay(self, journal: Journal) -> None:
+        """Take back the steps of a journal; the last one is computed again, and compared."""
+        steps = journal.steps
+        if not steps:
+            return
+        with float64():
+            for index, (step, row) in enumerate(zip(steps, journal.rows(), strict=True)):
+                # Without a stored basis only the last two rows are there.
+                vector = self._previous if row is None else self._cutter.cut(row)
+                self._next = vector
+                if index == len(steps) - 1:
+                    break
+                if self.basis is not None:
+                    self.basis.append(vector)
+                self.diagonal.append(step.alpha)
+                self.offdiagonal.append(step.beta)
+                self._largest = step.largest
+                if self.basis is None:
+                    self._loss.add(step.alpha, step.beta, step.largest)
+                self._previous = vector
+            last = steps[-1]
+            self.matvecs = len(steps) - 1  # of this run, in whichever process
+            self._step()
+        if (self.diagonal[-1], self.residual) != (last.alpha, last.beta):
+            raise OperatorError(
+                f"The saved Lanczos run in {journal.folder} belongs to another operator or another "
+                f"machine: its step {len(steps)} gave {last.alpha!r}, now it gives "
+                f"{self.diagonal[-1]!r}. Delete the folder to start anew."
+            )
+
+
+def _unit(panels: Array, factor: float) -> Array:
+    return scale(panels, jnp.asarray(factor, jnp.float64))
+
+
+def _pass(basis: KrylovBasis, panels: Array) -> tuple[Array, Array]:
+    panels = basis.remove_from(panels)
+    return panels, dot(panels, panels)
+
+
+def _finish(
+    basis: KrylovBasis, panels: Array, before: float, remaining: float
+) -> tuple[Array, float]:
+    """Orthogonalise again while cancellation has cost digits; return the vector and its length."""
+    for _ in range(2):
+        if remaining > SECOND_PASS * before:
+            break
+        if remaining <= BREAKDOWN * float(jnp.finfo(basis.dtype).eps) * before:
+            break
+        before = remaining
+        panels, squared = _pass(basis, panels)
+        remaining = float(squared) ** 0.5
+    return panels, remaining
+
+
+class _LossOfOrthogonality:
+    """Predict ``max |q_i · q_j|`` of plain Lanczos from its coefficients (Simon 1984)."""
+
+    def __init__(self, op: SymmetricOperator):
+        self._eps = float(jnp.finfo(op.dtype).eps)
+        self._start = self._eps * op.dim**0.5
+        self._alpha: list[float] = []
+        self._beta: list[float] = []
+        self._now, self._before = np.ones(1), np.zeros(0)
+        self.worst = self._eps
+
+    def add(self, alpha: float, beta: float, largest: float) -> None:
+        """Advance the recurrence by one step."""
+        self._alpha.append(alpha)
+        j = len(self._alpha) - 1
+        self._beta.append(beta)
+        if beta <= 0:
+            return
+        now = np.append(np.zeros(j + 1), 0.0)
+        if j:
+            w, before = self._now, np.append(self._before, [1.0] * (j - len(self._before)))
+            a, b = np.array(self._alpha), np.array(self._beta)
+            k = np.arange(j)
+            left = np.where(k > 0, b[k - 1] * w[np.maximum(k - 1, 0)], 0)
+            now[:j] = b[k] * w[k + 1] + (a[k] - alpha) * w[k] + left - b[j - 1] * before[:j]
+            now[:j] = (now[:j] + np.sign(now[:j]) * 2 * self._eps * largest) / beta
+        now[j], now[j + 1] = self._start, 1.0
+        self.worst = float(min(1.0, max(self.worst, np.abs(now[: j + 1]).max())))
+        self._before, self._now = self._now, np.clip(now, -1e6, 1e6)

@@ -1,0 +1,179 @@
+"""Ritz pairs at both ends of one Krylov space, with thick restarts when the basis is full."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from curvlab.core.errors import OperatorError
+from curvlab.core.precision import float64
+from curvlab.spectral.basis import Tier
+from curvlab.spectral.certify import rayleigh_ritz
+from curvlab.spectral.krylov import Krylov
+from curvlab.spectral.lanczos import tridiagonal
+from curvlab.spectral.memory import WORKING_VECTORS, Memory
+from curvlab.spectral.operator import SymmetricOperator
+
+MOST_ROWS = 300
+"""Rows at which the basis is restarted even where memory would hold more: orthogonalisation and the
+projected eigenproblem grow with their square."""
+
+MOST_PRODUCTS = 3000
+"""Products after which pairs that have not converged are returned as they are."""
+
+SPARE = 4
+"""Further Ritz vectors at each end where the basis is not stored and some are copies."""
+
+STRICTER = 0.9
+"""The recurrence's estimate of a residual is asked to be this share of the tolerance."""
+
+
+@dataclass(frozen=True)
+class ExtremePairs:
+    """Ritz values (descending), orthonormal vectors and their images, and what they cost."""
+
+    values: Float[np.ndarray, " pairs"]
+    vectors: Float[np.ndarray, "pairs dim"]
+    images: Float[np.ndarray, "pairs dim"]
+    order: int
+    matvecs: int
+
+    def outermost(self, largest: int, smallest: int) -> "ExtremePairs":
+        """Keep the outermost pairs of each end."""
+        chosen = ends(len(self.values), largest, smallest)
+        return ExtremePairs(
+            self.values[chosen],
+            self.vectors[chosen],
+            self.images[chosen],
+            self.order,
+            self.matvecs,
+        )
+
+
+def ends(count: int, largest: int, smallest: int) -> Int[np.ndarray, " chosen"]:
+    """Return the indices of both ends of ``count`` descending values."""
+    top = np.arange(min(largest, count))
+    bottom = np.arange(max(len(top), count - smallest), count)
+    return np.concatenate([top, bottom])
+
+
+def extreme_pairs(
+    op: SymmetricOperator,
+    first: Any,
+    wanted: tuple[int, int],
+    *,
+    tolerance: float,
+    order: int | None,
+    fresh: Callable[[int], Array] | None,
+    memory: Memory | None,
+    tick: Callable[[int], None] | None,
+) -> ExtremePairs:
+    """Return the outermost Ritz pairs of a Krylov space.
+
+    Parameters
+    ----------
+    op
+        The matrix.
+    first
+        Start vector.
+    wanted
+        Number of pairs at the upper and the lower end.
+    tolerance
+        Grow the space until the estimated residuals are at most ``tolerance × max |θ|``.
+    order
+        Grow it to exactly this order instead.
+    fresh
+        Vectors with which to go on after a breakdown.
+    memory
+        What the basis may take.
+    tick
+        Called with the products spent.
+    """
+    pairs = sum(wanted)
+    memory = memory or Memory.free()
+    rows = min(op.dim, order or MOST_ROWS)
+    tier = memory.tier(op.dim, op.dtype, rows)
+    if tier is Tier.NONE and order is None:
+        # Fewer rows with restarts, if at all possible, rather than none.
+        rows = int(memory.device / (op.dim * op.dtype.itemsize)) - WORKING_VECTORS
+        if rows < 2 * pairs + 2:
+            raise OperatorError(
+                f"{pairs} eigenpairs of an operator with {op.dim} rows need at least "
+                f"{2 * pairs + 2} stored vectors; the memory budget of "
+                f"{memory.device / 2**20:.1f} MiB holds {max(rows, 0)}. Raise memory=, ask for "
+                "fewer pairs, or name an order= (vectors are then computed twice)."
+            )
+        tier = Tier.DEVICE
+    krylov = Krylov(op, first, tier=tier, fresh=fresh)
+    if order is not None:
+        krylov.extend(order, tick)
+    else:
+        _grow(krylov, wanted, tolerance, max(rows, min(op.dim, pairs + 2)), tick)
+    if tier is Tier.NONE:
+        run = tridiagonal(krylov, random=True, first=first)
+        # Copies that have not converged look like values of their own: compute some more vectors
+        # and let the Rayleigh-Ritz step sort them out.
+        more = (count and count + SPARE for count in wanted)
+        vectors = run.ritz_vectors(**dict(zip(("largest", "smallest"), more, strict=True)))
+        spent = krylov.matvecs + krylov.order - 1
+    else:
+        _, small, chosen = _ritz(krylov, wanted)
+        vectors = _combine(krylov, small[:, chosen].T)
+        spent = krylov.matvecs
+    images = np.asarray(op.matmat(vectors), np.float64)
+    result = rayleigh_ritz(np.asarray(vectors, np.float64), images)
+    found = ExtremePairs(*result, krylov.matvecs, spent + len(vectors))
+    return found.outermost(*wanted) if tier is Tier.NONE else found
+
+
+def _grow(
+    krylov: Krylov,
+    wanted: tuple[int, int],
+    tolerance: float,
+    rows: int,
+    tick: Callable[[int], None] | None,
+) -> None:
+    """Extend and restart until the wanted pairs have converged by the recurrence's estimate."""
+    pairs = sum(wanted)
+
+    def count(_: int) -> None:
+        if tick is not None:
+            tick(krylov.matvecs)
+
+    # The projected eigenproblem costs little beside a network's product, much beside a small one.
+    stride = 1 if krylov.op.dim > 50_000 else 5
+    while True:
+        krylov.extend(max(pairs, krylov.order + stride), count)
+        values, small, chosen = _ritz(krylov, wanted)
+        largest = float(np.abs(values).max())
+        estimates = np.abs(krylov.residual * small[-1, chosen])
+        done = len(chosen) == pairs and bool((estimates <= STRICTER * tolerance * largest).all())
+        if done or krylov.exhausted or krylov.matvecs >= MOST_PRODUCTS:
+            return
+        if krylov.order >= rows:
+            krylov.restart(small[:, _keep(len(values), wanted, rows)].T)
+
+
+def _keep(order: int, wanted: tuple[int, int], rows: int) -> Bool[np.ndarray, " order"]:
+    """Choose the Ritz vectors that survive a restart: the wanted ones and their neighbours."""
+    share = max(0, rows // 2 - sum(wanted)) // 2
+    top, bottom = (count + min(share, count + 5) if count else 0 for count in wanted)
+    index = np.arange(order)
+    return (index < bottom) | (index >= order - top)
+
+
+def _ritz(krylov: Krylov, wanted: tuple[int, int]) -> tuple[Any, Any, Any]:
+    """Return Ritz values (ascending), eigenvectors of the projection and the wanted indices."""
+    values, small = np.linalg.eigh(krylov.projection())
+    m = len(values)
+    return values, small, m - 1 - ends(m, *wanted)
+
+
+def _combine(
+    krylov: Krylov, matrix: Float[np.ndarray, "pairs order"]
+) -> Float[np.ndarray, "pairs dim"]:
+    assert krylov.basis is not None
+    with float64():
+        return krylov.basis.combine(matrix)

@@ -1,0 +1,93 @@
+"""SLQ: adaptive targets, deflation, given start vectors."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+
+from curvlab.core.errors import OperatorError
+from curvlab.spectral import Dense, Diagonal, eigenpairs, slq
+from curvlab.spectral.slq import mean_error, vectors_for
+from tests.spectra import rotated, spectra
+
+KEY = jax.random.key(4)
+RNG = np.random.default_rng(1)
+BULK = np.r_[np.zeros(3000), 0.01 * RNG.normal(size=990), np.geomspace(0.1, 10, 10)]
+
+
+def test_a_target_is_met_and_its_cost_is_said():
+    op = Diagonal(np.tile(BULK, 10))
+    measure = slq(op, KEY, tolerance=0.02)
+    assert measure.vectors == 3
+    assert mean_error(measure) <= 0.02
+    assert measure.matvecs == int(measure.orders.sum()) + 4
+    grid = np.linspace(-0.05, 11, 500)
+    band = measure.cdf_band(grid)
+    truth = np.mean(BULK[None, :] <= grid[:, None], axis=1)
+    assert ((band.low <= truth + 1e-12) & (truth <= band.high + 1e-12)).all()
+    looser = slq(op, KEY, tolerance=0.08)
+    assert looser.matvecs < measure.matvecs
+
+
+def test_number_of_vectors_follows_from_dimension_and_target_alone():
+    assert vectors_for(10**6, 0.01) == 1
+    assert vectors_for(1000, 0.01) > 50
+
+
+@given(spectra(dims=(24,)))
+def test_deflated_measures_hold_the_distribution_function(eigenvalues):
+    op = rotated(eigenvalues)
+    pairs = eigenpairs(op, KEY, order=24, largest=3, smallest=2)
+    measure = slq(op, KEY, order=10, deflate=pairs)
+    slack = 1e-9 * max(np.abs(eigenvalues).max(), 1e-300)
+    points = np.unique(np.r_[eigenvalues - 10 * slack, eigenvalues + 10 * slack])
+    band = measure.cdf_band(points)
+    low = np.mean(eigenvalues[None, :] <= points[:, None] - slack, axis=1)
+    high = np.mean(eigenvalues[None, :] <= points[:, None] + slack, axis=1)
+    assert (band.low <= high + 1e-12).all()
+    assert (band.high >= low - 1e-12).all()
+
+
+def test_deflated_outliers_have_exact_weight():
+    op = Diagonal(BULK)
+    pairs = eigenpairs(op, KEY, largest=8, smallest=0, tolerance=1e-6)
+    plain = slq(op, KEY, order=30)
+    sharp = slq(op, KEY, order=30, deflate=pairs)
+    truth = np.mean(BULK > 0.5)
+    found = sharp.mass(0.5, 20)
+    assert found.value == pytest.approx(truth, abs=1e-12)
+    assert found.low == pytest.approx(truth, abs=1e-12)
+    assert found.high == pytest.approx(truth, abs=1e-12)
+    assert plain.mass(0.5, 20).high - plain.mass(0.5, 20).low > 1e-3
+    # The mean is dominated by the outliers: its scatter goes with them.
+    assert abs(sharp.moment(1).value - BULK.mean()) < abs(plain.moment(1).value - BULK.mean())
+    dataset = sharp.to_dataset()
+    again = type(sharp).from_dataset(dataset)
+    assert str(again.mass(0.5, 20)) == str(found)
+
+
+def test_deflation_with_rough_pairs_is_honest_about_their_coupling():
+    rng = np.random.default_rng(2)
+    basis = np.linalg.qr(rng.normal(size=(300, 300)))[0]
+    values = np.sort(np.r_[0.1 * rng.normal(size=295), 1.0, 1.1, 1.2, 1.3, 1.4])
+    op = Dense((basis * values) @ basis.T)
+    pairs = eigenpairs(op, KEY, order=9, largest=3, smallest=0, tolerance=0.2)
+    assert 1e-3 < pairs.coupling(pairs.converged) < 0.3
+    band = slq(op, KEY, order=25, deflate=pairs).cdf_band(values + 1e-9)
+    truth = np.arange(1, 301) / 300
+    assert ((band.low <= truth + 1e-12) & (truth <= band.high + 1e-12)).all()
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    op = Diagonal(BULK)
+    with pytest.raises(OperatorError, match="needs one of the two"):
+        slq(op, KEY)
+    with pytest.raises(OperatorError, match="needs one of the two"):
+        slq(op, KEY, order=5, tolerance=0.1)
+    with pytest.raises(OperatorError, match="between 0 and 1"):
+        slq(op, KEY, tolerance=2.0)
+    with pytest.raises(OperatorError, match="chooses its random vectors itself"):
+        slq(op, KEY, tolerance=0.1, vectors=3)
+    rough = eigenpairs(op, KEY, order=3, largest=1, smallest=0, tolerance=1e-12)
+    with pytest.raises(OperatorError, match="0 converged pairs"):
+        slq(op, KEY, order=5, deflate=rough)
