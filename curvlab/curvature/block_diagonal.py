@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,13 @@ from jaxtyping import Array, Float
 from typing_extensions import override
 
 from curvlab.core.errors import OperatorError
-from curvlab.core.trees import TreeLayout
 from curvlab.curvature.parameter_operator import ParameterOperator
-from curvlab.curvature.selection import select, split
+from curvlab.curvature.selection import part_of, select
 from curvlab.spectral.operator import SymmetricOperator
 
 
 @jax.jit
-def _keep(vector: Array, labels: Array, block: int) -> Array:
+def _keep(vector: Array, labels: Array, block: Any) -> Array:
     return jnp.where(labels == block, vector, 0)
 
 
@@ -105,10 +105,7 @@ class SharedBlock(SymmetricOperator):
         self.whole = whole
         self._names = frozenset(names)
         inside = [name in self._names for name in whole.layout.names]
-        whole_tree = jax.eval_shape(
-            whole.layout.unravel, jax.ShapeDtypeStruct((whole.dim,), np.float32)
-        )
-        self.layout = TreeLayout.of(split(whole_tree, inside)[0])
+        self.layout = part_of(whole.layout, inside)
         places = whole.layout.slices()
         rows = np.arange(whole.dim, dtype=np.int32)
         self._rows = jnp.asarray(np.concatenate([rows[places[name]] for name in self.layout.names]))

@@ -12,6 +12,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from curvlab.core.errors import OperatorError, UnknownNameError
+from curvlab.core.trees import TreeLayout
 from curvlab.curvature.objective import Objective
 
 
@@ -77,6 +78,21 @@ def split(tree: PyTree, chosen: Sequence[bool]) -> tuple[PyTree, PyTree]:
     return (
         treedef.unflatten([leaf if inside else None for leaf, inside in pairs]),
         treedef.unflatten([None if inside else leaf for leaf, inside in pairs]),
+    )
+
+
+def part_of(layout: TreeLayout, chosen: Sequence[bool]) -> TreeLayout:
+    """Return the layout of the chosen leaves alone."""
+
+    def of_chosen(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(value for value, inside in zip(values, chosen, strict=True) if inside)
+
+    names = jax.tree_util.tree_unflatten(layout.treedef, layout.names)  # type: ignore[arg-type]
+    return TreeLayout(
+        jax.tree.structure(split(names, chosen)[0]),
+        of_chosen(layout.names),
+        of_chosen(layout.shapes),
+        of_chosen(layout.dtypes),
     )
 
 

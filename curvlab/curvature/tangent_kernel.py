@@ -206,9 +206,8 @@ class TangentKernel(SymmetricOperator):
         if self.outputs != "trace":
             return self._gram(vector.reshape(-1, self.columns)).reshape(-1) * self.scale
         total = jnp.zeros_like(vector)
-        for column in range(self.columns):
-            spread = jnp.zeros((vector.size, self.columns), vector.dtype)
-            total = total + self._gram(spread.at[:, column].set(vector))[:, column]
+        for chosen in jnp.eye(self.columns, dtype=vector.dtype):
+            total = total + self._gram(jnp.outer(vector, chosen)) @ chosen
         return total
 
     def _gram(self, cotangent: Float[Array, "examples _"]) -> Float[Array, "examples _"]:

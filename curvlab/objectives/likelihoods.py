@@ -91,7 +91,8 @@ class Categorical(Likelihood):
 
     @override
     def draw(self, key: Array, output: Float[Array, "*output"]) -> Num[Array, "*target"]:
-        return jax.random.categorical(key, output)
+        # In float32 whatever the precision, so that the same key gives the same labels.
+        return jax.random.categorical(key, output.astype(jnp.float32))
 
 
 @jax.tree_util.register_static

@@ -21,20 +21,6 @@ class CountedPredict:
         return problems.predict(params, inputs)
 
 
-@pytest.fixture
-def compilations():
-    """Count backend compilations through JAX's own monitoring events."""
-    seen = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if "backend_compile" in event:
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 @pytest.mark.parametrize("matrix", [Hessian, GaussNewton])
 def test_tenth_checkpoint_traces_and_compiles_nothing(matrix, compilations):
     predict = CountedPredict()
