@@ -75,19 +75,40 @@ PUBLIC_NAMES: dict[str, str] = {
     "Dense": "curvlab.spectral",
     "Density": "curvlab.spectral",
     "Diagonal": "curvlab.spectral",
+    "DiagonalEstimate": "curvlab.spectral",
+    "EigenpairMatching": "curvlab.spectral",
     "Eigenpairs": "curvlab.spectral",
     "Estimate": "curvlab.spectral",
     "FunctionOperator": "curvlab.spectral",
     "LinearAxis": "curvlab.spectral",
     "Memory": "curvlab.spectral",
+    "Outliers": "curvlab.spectral",
+    "PrincipalAngles": "curvlab.spectral",
     "SignedLogAxis": "curvlab.spectral",
+    "SpectralDistance": "curvlab.spectral",
     "SpectralMeasure": "curvlab.spectral",
+    "SpectralRanks": "curvlab.spectral",
     "SymmetricOperator": "curvlab.spectral",
     "Tridiagonal": "curvlab.spectral",
+    "condition_number": "curvlab.spectral",
+    "diagonal": "curvlab.spectral",
+    "effective_dimension": "curvlab.spectral",
     "eigenpairs": "curvlab.spectral",
+    "expectation_trace": "curvlab.spectral",
+    "frobenius_norm": "curvlab.spectral",
     "lanczos": "curvlab.spectral",
+    "log_determinant": "curvlab.spectral",
+    "match_eigenpairs": "curvlab.spectral",
+    "negative_mass": "curvlab.spectral",
+    "outliers": "curvlab.spectral",
+    "principal_angles": "curvlab.spectral",
+    "rank_curve": "curvlab.spectral",
     "slq": "curvlab.spectral",
+    "spectral_ranks": "curvlab.spectral",
     "trace": "curvlab.spectral",
+    "wasserstein": "curvlab.spectral",
+    "xnystrace": "curvlab.spectral",
+    "xtrace": "curvlab.spectral",
 }
 
 __all__ = ["PUBLIC_NAMES", "__version__", *PUBLIC_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -157,19 +178,40 @@ if TYPE_CHECKING:
     from curvlab.spectral import Dense as Dense
     from curvlab.spectral import Density as Density
     from curvlab.spectral import Diagonal as Diagonal
+    from curvlab.spectral import DiagonalEstimate as DiagonalEstimate
+    from curvlab.spectral import EigenpairMatching as EigenpairMatching
     from curvlab.spectral import Eigenpairs as Eigenpairs
     from curvlab.spectral import Estimate as Estimate
     from curvlab.spectral import FunctionOperator as FunctionOperator
     from curvlab.spectral import LinearAxis as LinearAxis
     from curvlab.spectral import Memory as Memory
+    from curvlab.spectral import Outliers as Outliers
+    from curvlab.spectral import PrincipalAngles as PrincipalAngles
     from curvlab.spectral import SignedLogAxis as SignedLogAxis
+    from curvlab.spectral import SpectralDistance as SpectralDistance
     from curvlab.spectral import SpectralMeasure as SpectralMeasure
+    from curvlab.spectral import SpectralRanks as SpectralRanks
     from curvlab.spectral import SymmetricOperator as SymmetricOperator
     from curvlab.spectral import Tridiagonal as Tridiagonal
+    from curvlab.spectral import condition_number as condition_number
+    from curvlab.spectral import diagonal as diagonal
+    from curvlab.spectral import effective_dimension as effective_dimension
     from curvlab.spectral import eigenpairs as eigenpairs
+    from curvlab.spectral import expectation_trace as expectation_trace
+    from curvlab.spectral import frobenius_norm as frobenius_norm
     from curvlab.spectral import lanczos as lanczos
+    from curvlab.spectral import log_determinant as log_determinant
+    from curvlab.spectral import match_eigenpairs as match_eigenpairs
+    from curvlab.spectral import negative_mass as negative_mass
+    from curvlab.spectral import outliers as outliers
+    from curvlab.spectral import principal_angles as principal_angles
+    from curvlab.spectral import rank_curve as rank_curve
     from curvlab.spectral import slq as slq
+    from curvlab.spectral import spectral_ranks as spectral_ranks
     from curvlab.spectral import trace as trace
+    from curvlab.spectral import wasserstein as wasserstein
+    from curvlab.spectral import xnystrace as xnystrace
+    from curvlab.spectral import xtrace as xtrace
 
 
 def __getattr__(name: str) -> Any:

@@ -9,18 +9,37 @@ References: Karlin and Studden 1966, *Tchebycheff Systems*, chapter IV; the rule
 node is Golub 1973, *Some modified matrix eigenvalue problems*.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
+from scipy.linalg import lapack
+
+from curvlab.core.errors import OperatorError
 
 
 def tridiagonal_eigh(
     diagonal: Float[np.ndarray, " order"], offdiagonal: Float[np.ndarray, " order-1"]
 ) -> tuple[Float[np.ndarray, " order"], Float[np.ndarray, "order order"]]:
-    """Return eigenvalues (ascending) and eigenvectors (columns) of a tridiagonal matrix."""
-    return cast(Any, scipy.linalg.eigh_tridiagonal(diagonal, offdiagonal))
+    """Return eigenvalues (ascending) and eigenvectors (columns) of a tridiagonal matrix.
+
+    Raises
+    ------
+    OperatorError
+        If the iteration fails, as it does on numbers that are not finite.
+    """
+    order = len(diagonal)
+    # LAPACK itself: around small matrices SciPy's checks take longer than the work.
+    beside = np.zeros(order)
+    beside[:-1] = offdiagonal
+    found: Any = lapack.dstemr(diagonal, beside, 0, 0.0, 1.0, 1, order)
+    count, values, vectors, failure = found
+    if failure or count < order or not np.isfinite(values).all():
+        raise OperatorError(
+            f"The eigenvalues of a tridiagonal matrix of order {order} were not found (LAPACK "
+            f"reports {failure}). Check the products for NaN or overflow."
+        )
+    return values, vectors
 
 
 def extremal_sums(
@@ -48,8 +67,10 @@ def extremal_sums(
     unit = 2.0 ** -np.frexp(np.abs(diagonal).max() + np.abs(offdiagonal).max())[1]
     diagonal, offdiagonal, points = unit * diagonal, unit * offdiagonal, unit * points
     low, high = np.empty(len(points)), np.empty(len(points))
+    corners = _corners(diagonal, offdiagonal, points)
     for i, x in enumerate(points):
-        nodes, weights = rule_with_node(diagonal, offdiagonal, float(x))
+        nodes, vectors = tridiagonal_eigh(np.append(diagonal, corners[i]), offdiagonal)
+        weights = vectors[0] ** 2
         here = int(np.argmin(np.abs(nodes - x)))
         low[i] = weights[:here].sum()
         high[i] = low[i] + weights[here]
@@ -64,18 +85,25 @@ def rule_with_node(
     Left or right of all Ritz values it integrates functions from one side only: too little or too
     much, by the sign of the derivative of order ``2 m + 1``.
     """
-    m = len(diagonal)
-    banded = np.zeros((3, m))
-    banded[0, 1:] = banded[2, :-1] = offdiagonal[:-1]
-    banded[1] = diagonal - x
-    last = np.zeros(m)
-    last[-1] = offdiagonal[-1] ** 2
-    try:
-        with np.errstate(divide="ignore"):  # the 1 x 1 case does not raise
-            corner = x + scipy.linalg.solve_banded((1, 1), banded, last)[-1]
-    except np.linalg.LinAlgError:  # x is a Ritz value: the extra node sits at infinity
-        corner = np.inf
-    far = 1e12 * (np.abs(diagonal).max() + np.abs(offdiagonal).max())
-    corner = corner if abs(corner) < far else far
+    corner = _corners(diagonal, offdiagonal, np.array([x]))
     nodes, vectors = tridiagonal_eigh(np.append(diagonal, corner), offdiagonal)
     return nodes, vectors[0] ** 2
+
+
+def _corners(
+    diagonal: Float[np.ndarray, " order"],
+    offdiagonal: Float[np.ndarray, " order"],
+    points: Float[np.ndarray, " points"],
+) -> Float[np.ndarray, " points"]:
+    """Return the last diagonal entries that make each point an eigenvalue of the longer matrix.
+
+    ``x + β_m² / δ_m`` with the last pivot ``δ_m`` of the factorisation of ``T - x``.
+    """
+    with np.errstate(all="ignore"):  # a pivot of zero is as good as any: 1 / 0 and 1 / inf follow
+        pivots = diagonal[0] - points
+        for entry, beside in zip(diagonal[1:], offdiagonal[:-1], strict=True):
+            pivots = entry - points - beside**2 / pivots
+        corners = points + offdiagonal[-1] ** 2 / pivots
+    # At a Ritz value the extra node sits at infinity.
+    far = 1e12 * (np.abs(diagonal).max() + np.abs(offdiagonal).max())
+    return np.where(np.abs(corners) < far, corners, far)

@@ -21,8 +21,10 @@ class Estimate:
     level
         Nominal coverage of ``[low, high]``.
     method
-        How the interval arose: ``beta``, ``band``, ``student-t``, ``bracket``, ``residual``,
-        ``exact``.
+        How the interval arose: ``beta`` (share of eigenvalues), ``band`` (of the distribution
+        function), ``normal`` (quadratic forms with their own variances), ``two-stage``,
+        ``leave-one-out``, ``student-t``, ``bracket`` (nothing random is claimed), ``residual``,
+        ``exact``; or ``not resolved``: the value is NaN and the ends are bounds.
     vectors
         Independent random start vectors behind the value.
     bracket_low, bracket_high

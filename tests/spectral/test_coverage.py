@@ -1,7 +1,9 @@
 """Do the intervals hold the truth as often as they say? Simulated on operators with known spectra.
 
-Every draw goes through the public estimators; diagonal operators keep it at milliseconds. The
-one-sided 95 % Clopper-Pearson bound of the coverage must be at least 0.93 for nominal 95 %.
+Every draw goes through the public estimators, or (for measures) through their intervals on Lanczos
+runs simulated together. The one-sided 95 % Clopper-Pearson bound of the coverage must be at least
+0.93 for nominal 95 %. The quick passes can only catch a gross error: they ask that the observed
+coverage does not exclude 0.95 (one-sided, 99.9 %).
 """
 
 import jax
@@ -9,7 +11,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from curvlab.spectral import Diagonal, eigenpairs, slq, trace
+from curvlab.spectral import Dense, Diagonal, eigenpairs, slq, trace
+from curvlab.spectral.complement import gaussian_rows
+from curvlab.spectral.diagonal import diagonal
+from curvlab.spectral.frobenius import frobenius_norm
+from curvlab.spectral.functions import expectation_trace, log_determinant
+from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.ranks import spectral_ranks
+from curvlab.spectral.xtrace import xnystrace, xtrace
+from tests.spectral.simulation import measures
 
 RNG = np.random.default_rng(0)
 SPECTRA = {
@@ -24,71 +34,142 @@ SPECTRA = {
 each_spectrum = pytest.mark.parametrize("name", SPECTRA)
 
 
+class Host(SymmetricOperator):
+    """A diagonal matrix whose products never leave the host, so that 2,000 draws are cheap."""
+
+    def __init__(self, entries):
+        super().__init__(
+            len(entries), np.float64, "host", positive_semidefinite=bool((entries >= 0).all())
+        )
+        self.entries = np.asarray(entries, np.float64)
+
+    def product(self, vector):
+        return self.entries * vector
+
+    def matmat(self, rows):
+        return self.entries * np.asarray(rows)
+
+
 def covered_often_enough(hits, draws):
     """Return whether the Clopper-Pearson lower bound of the coverage reaches 0.93."""
     return scipy.stats.beta.ppf(0.05, hits, draws - hits + 1) >= 0.93 if hits < draws else True
 
 
-def coverage(estimate, truth, draws):
+def not_grossly_wrong(hits, draws):
+    return hits >= scipy.stats.binom.ppf(0.001, draws, 0.95)
+
+
+def coverage(estimate, truth, draws, first=0):
     slack = 1e-12 * max(1, abs(truth))
     hits = 0
-    for seed in range(draws):
+    for seed in range(first, first + draws):
         found = estimate(jax.random.key(seed))
         hits += found.low - slack <= truth <= found.high + slack
     return hits
 
 
-def check_shares(name, draws, vectors):
+def check_shares(name, draws, vectors, enough):
     eigenvalues = SPECTRA[name]
-    op = Diagonal(eigenvalues)
     points = [float(np.quantile(eigenvalues, q)) + 1e-3 for q in (0.1, 0.5, 0.97)]
     truth = [np.mean(eigenvalues <= x) for x in points]
     inner = np.mean((eigenvalues > points[0]) & (eigenvalues <= points[2]))
     hits = np.zeros(4, int)
-    for seed in range(draws):
-        measure = slq(op, jax.random.key(seed), order=12, vectors=vectors, noise_floor=0.0)
+    for measure in measures(eigenvalues, draws=draws, order=12, vectors=vectors):
         found = [measure.cdf(x) for x in points] + [measure.mass(points[0], points[2])]
         for i, (estimate, value) in enumerate(zip(found, [*truth, inner], strict=True)):
             hits[i] += estimate.low - 1e-12 <= value <= estimate.high + 1e-12
-    assert all(covered_often_enough(h, draws) for h in hits), hits / draws
+    assert all(enough(h, draws) for h in hits), hits / draws
 
 
-def check_trace(name, draws):
-    eigenvalues = SPECTRA[name]
-    op = Diagonal(eigenvalues)
-    hits = coverage(lambda key: trace(op, key, noise_floor=0.0), eigenvalues.sum(), draws)
-    assert covered_often_enough(hits, draws), hits / draws
-
-
-def check_band(name, draws):
+def check_band(name, draws, enough):
     eigenvalues = np.sort(SPECTRA[name])
-    op = Diagonal(eigenvalues)
     middle = (eigenvalues[1:] + eigenvalues[:-1]) / 2
     grid = np.unique(np.r_[eigenvalues[0] - 0.1, middle[::4], middle[-3:], eigenvalues[-1] + 0.1])
     truth = np.searchsorted(eigenvalues, grid, side="right") / 200
     hits = 0
-    for seed in range(draws):
-        band = slq(op, jax.random.key(seed), order=12, vectors=1, noise_floor=1e-12).cdf_band(grid)
+    for measure in measures(eigenvalues, draws=draws, order=12, noise_floor=1e-12):
+        band = measure.cdf_band(grid)
         hits += bool(((band.low <= truth + 1e-12) & (truth <= band.high + 1e-12)).all())
-    assert covered_often_enough(hits, draws), hits / draws
+    assert enough(hits, draws), hits / draws
 
 
-# A quick pass with few draws can only catch a gross error: it asks that the observed coverage does
-# not exclude 0.95 (one-sided, 99.9 %). The long one proves the bound.
+TRACES = {
+    "plain": lambda op, key: trace(op, key, sketch=0, noise_floor=0.0),
+    "sketched": lambda op, key: trace(op, key, noise_floor=0.0),
+    "eight": lambda op, key: trace(op, key, vectors=8, noise_floor=0.0),
+    # A number of vectors chosen by the data must not spoil the coverage.
+    "two-stage": lambda op, key: trace(op, key, sketch=0, tolerance=0.5, noise_floor=0.0),
+    "xtrace": lambda op, key: xtrace(op, key, noise_floor=0.0),
+    "Frobenius": lambda op, key: frobenius_norm(op, key, noise_floor=0.0),
+}
+
+
+def check_trace(name, method, draws, enough):
+    eigenvalues = SPECTRA[name]
+    truth = np.linalg.norm(eigenvalues) if method == "Frobenius" else eigenvalues.sum()
+    op = Host(eigenvalues)
+    hits = coverage(lambda key: TRACES[method](op, key), truth, draws)
+    assert enough(hits, draws), hits / draws
 
 
 @each_spectrum
-def test_coverage_is_not_grossly_wrong(name):
-    draws = 60
-    lowest = scipy.stats.binom.ppf(0.001, draws, 0.95)
-    eigenvalues = SPECTRA[name]
-    op = Diagonal(eigenvalues)
-    x = float(np.quantile(eigenvalues, 0.9)) + 1e-3
-    share = coverage(
-        lambda key: slq(op, key, order=12, noise_floor=0.0).cdf(x), np.mean(eigenvalues <= x), draws
+def test_coverage_of_shares_is_not_grossly_wrong(name):
+    check_shares(name, 60, 1, not_grossly_wrong)
+
+
+@each_spectrum
+@pytest.mark.parametrize("method", TRACES)
+def test_coverage_of_traces_is_not_grossly_wrong(name, method):
+    check_trace(name, method, 40, not_grossly_wrong)
+
+
+def test_simulated_runs_are_those_of_the_library():
+    key = jax.random.key(3)
+    values = SPECTRA["flat"]
+    start = np.asarray(random_vector(jax.random.fold_in(key, 0), 200), np.float64)
+    rows = gaussian_rows(key, 0, 1, 200)
+    np.testing.assert_array_equal(rows[0], start)  # one draw for traces and measures
+    ours = slq(Diagonal(values), key, order=12, noise_floor=0.0)
+    (simulated,) = measures(values, draws=1, order=12, seed=4)
+    np.testing.assert_allclose(simulated.weights.sum(1), 1)
+    given = slq(
+        Diagonal(values),
+        key,
+        order=12,
+        start=np.random.default_rng(4).normal(size=200),
+        noise_floor=0.0,
     )
-    assert share >= lowest
-    assert coverage(lambda key: trace(op, key, noise_floor=0.0), eigenvalues.sum(), draws) >= lowest
+    np.testing.assert_allclose(simulated.nodes, given.nodes, atol=1e-12)
+    np.testing.assert_allclose(simulated.weights, given.weights, atol=1e-12)
+    assert ours.nodes.shape == simulated.nodes.shape
+
+
+def test_intervals_of_traces_are_near_the_ideal_where_no_outlier_is_left():
+    op = Host(SPECTRA["flat"])
+    # Sample variance on the sphere: 2 n / (n + 2) (‖A‖² - (tr A)² / n).
+    spread = np.sqrt(2 * 200 / 202 * (op.entries**2).sum())
+    ideal = 2 * 1.96 * spread / 16**0.5
+    for seed in range(10):
+        found = trace(op, jax.random.key(seed), sketch=0, noise_floor=0.0)
+        assert found.high - found.low < 1.3 * ideal
+
+
+def test_two_stages_reach_the_target_and_say_what_they_spent():
+    values = np.linspace(0, 1, 2000)
+    op = Host(values)
+    quick = trace(op, jax.random.key(1), noise_floor=0.0)
+    found = trace(op, jax.random.key(1), tolerance=0.005, noise_floor=0.0)
+    assert found.method == "two-stage"
+    assert found.high - found.low <= 2 * 0.005 * 1.02 * found.value
+    assert found.low <= values.sum() <= found.high
+    assert found.matvecs == 16 + found.vectors
+    assert found.vectors > quick.vectors
+    # Where it cannot, the interval says so; where n products do, the sum is exact.
+    short = trace(op, jax.random.key(1), tolerance=1e-3, max_vectors=50, noise_floor=0.0)
+    assert short.vectors == 50
+    assert short.high - short.low > 2 * 1e-3 * short.value
+    exact = trace(op, jax.random.key(1), tolerance=1e-6, max_vectors=10_000, noise_floor=0.0)
+    assert (exact.method, exact.value) == ("exact", pytest.approx(values.sum()))
 
 
 def test_bulk_at_rounding_level_is_not_taken_for_an_exact_measure():
@@ -96,7 +177,7 @@ def test_bulk_at_rounding_level_is_not_taken_for_an_exact_measure():
     quantiles = scipy.stats.norm.ppf((np.arange(990) + 0.5) / 990)
     values = np.r_[1.5e-6 * quantiles, np.geomspace(1e-2, 1, 10)].astype(np.float32)
     truth = np.mean(values <= np.float32(6e-7))
-    for seed in range(10):
+    for seed in range(4):
         found = slq(Diagonal(values), jax.random.key(seed), order=60, vectors=4).cdf(6e-7)
         assert found.low <= truth <= found.high
 
@@ -120,40 +201,102 @@ def test_expectations_see_functions_that_are_not_monotone_between_nodes():
     assert found.low <= bump(values).mean() <= found.high
 
 
-def test_expectations_are_covered_beside_an_outlier():
+@pytest.mark.parametrize("vectors", [4, 8])
+def test_expectations_are_covered_beside_an_outlier(vectors):
     # Student's t over four vectors would cover about 82 % here.
     eigenvalues = SPECTRA["one outlier"]
-    op = Diagonal(eigenvalues)
-    hits = coverage(
-        lambda key: slq(op, key, order=8, vectors=4, noise_floor=0.0).moment(1),
-        eigenvalues.mean(),
-        30,
+    hits = sum(
+        found.low <= eigenvalues.mean() <= found.high
+        for found in (
+            measure.moment(1)
+            for measure in measures(eigenvalues, draws=30, order=8, vectors=vectors)
+        )
     )
     assert hits >= 29
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["one outlier", "decaying outliers"])
+@pytest.mark.parametrize("name", ["one outlier", "decaying outliers", "nine outliers"])
 def test_coverage_of_shares(name):
-    check_shares(name, 2000, 1)
+    check_shares(name, 2000, 1, covered_often_enough)
 
 
 @pytest.mark.long
 def test_coverage_of_shares_of_several_vectors():
-    check_shares("decaying outliers", 700, 3)
+    check_shares("decaying outliers", 700, 3, covered_often_enough)
 
 
 @pytest.mark.long
 @each_spectrum
-def test_coverage_of_traces(name):
-    # Most draws where it is hardest: where one outlier escapes, and where one dominates.
-    check_trace(name, 2000 if name in ("nine outliers", "one outlier") else 500)
+@pytest.mark.parametrize("method", TRACES)
+def test_coverage_of_traces(name, method):
+    check_trace(name, method, 2000, covered_often_enough)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["twelve decades", "nine outliers"])
+def test_coverage_of_nystrom_traces(name):
+    op = Host(SPECTRA[name])
+    hits = coverage(lambda key: xnystrace(op, key, noise_floor=0.0), op.entries.sum(), 2000)
+    assert covered_often_enough(hits, 2000), hits / 2000
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["one outlier", "null cluster", "twelve decades"])
 def test_coverage_of_bands(name):
-    check_band(name, 300)
+    check_band(name, 500, covered_often_enough)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["one outlier", "nine outliers", "flat"])
+def test_coverage_of_moments_and_moment_ranks(name):
+    eigenvalues = SPECTRA[name]
+    squares = eigenvalues**2
+    truth = (
+        eigenvalues.mean(),
+        squares.sum() ** 2 / (squares**2).sum(),
+        squares.sum() / squares.max(),
+    )
+    draws, hits = 500, np.zeros(3, int)
+    for measure in measures(eigenvalues, draws=draws, order=8, vectors=8):
+        ranks = spectral_ranks(measure)
+        found = (measure.moment(1), ranks.participation, ranks.stable)
+        for i, (estimate, value) in enumerate(zip(found, truth, strict=True)):
+            hits[i] += estimate.low - 1e-9 <= value <= estimate.high + 1e-9
+    assert all(covered_often_enough(h, draws) for h in hits), hits / draws
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["twelve decades", "nine outliers"])
+def test_coverage_of_functions(name):
+    values = SPECTRA[name]
+    op, draws = Host(values), 120
+    settings = {"order": 8, "vectors": 8, "noise_floor": 0.0}
+    hits = coverage(
+        lambda key: expectation_trace(op, np.tanh, key, **settings),
+        np.tanh(values).sum(),
+        draws,
+    )
+    assert not_grossly_wrong(hits, draws)
+    hits = coverage(
+        lambda key: log_determinant(op, key, shift=0.1, **settings),
+        np.log(values + 0.1).sum(),
+        draws,
+    )
+    assert not_grossly_wrong(hits, draws)
+
+
+@pytest.mark.long
+def test_coverage_of_diagonals():
+    rng = np.random.default_rng(1)
+    basis, _ = np.linalg.qr(rng.normal(size=(60, 60)))
+    matrix = (basis * np.r_[0.01 * rng.normal(size=59), 1.0]) @ basis.T
+    op = Dense((matrix + matrix.T) / 2)
+    hits, draws = 0, 400
+    for seed in range(draws):
+        found = diagonal(op, jax.random.key(seed), sketch=0, noise_floor=0.0)
+        hits += int(found.low[7] <= matrix[7, 7] <= found.high[7])
+    assert not_grossly_wrong(hits, draws), hits / draws
 
 
 @pytest.mark.long
@@ -162,7 +305,7 @@ def test_coverage_of_eigenvalue_intervals(name):
     # Containment is a theorem, so every interval must hold, in float32 with its noise floor.
     single = Diagonal(SPECTRA[name].astype(np.float32))
     truth = np.sort(np.asarray(SPECTRA[name].astype(np.float32), np.float64))
-    for seed in range(100):
+    for seed in range(40):
         pairs = eigenpairs(single, jax.random.key(seed), order=30)
         for cluster in np.unique(pairs.clusters):
             members = pairs.clusters == cluster
