@@ -8,9 +8,9 @@ from curvlab.curvature.fisher import MonteCarloFisher as MonteCarloFisher
 from curvlab.curvature.gauss_newton import GaussNewton as GaussNewton
 from curvlab.curvature.gradient_covariance import GradientCovariance as GradientCovariance
 from curvlab.curvature.gradient_covariance import GradientSecondMoment as GradientSecondMoment
-from curvlab.curvature.gradient_gram import CosineSummary as CosineSummary
-from curvlab.curvature.gradient_gram import GradientGram as GradientGram
-from curvlab.curvature.gradient_gram import gradient_gram as gradient_gram
+from curvlab.curvature.gram import CosineSummary as CosineSummary
+from curvlab.curvature.gram import GradientGram as GradientGram
+from curvlab.curvature.gram import gradient_gram as gradient_gram
 from curvlab.curvature.hessian import Hessian as Hessian
 from curvlab.curvature.metric import Metric as Metric
 from curvlab.curvature.metric import adam_metric as adam_metric
