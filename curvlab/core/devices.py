@@ -44,9 +44,8 @@ def on_mesh(leaf: Any, mesh: Mesh) -> bool:
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if isinstance(leaf, jax.Array) and (
-        on_mesh(leaf, sharding.mesh) or sharding.is_fully_addressable  # type: ignore[arg-type]
-    ):
+    there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == sharding.device_set
+    if there or (isinstance(leaf, jax.Array) and sharding.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _place(jax.random.key_data(leaf), sharding)

@@ -19,17 +19,23 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
-from curvlab.core.devices import place, replicated
+from curvlab.core.devices import over_all, place, replicated
 from curvlab.core.precision import exact_matmul, float64
 from curvlab.core.trees import TreeLayout
 from curvlab.curvature.layers import layers_of
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.curvature.problem import Batch, Objective, Problem
-from curvlab.curvature.selection import choose, freeze, merge, split
-from curvlab.curvature.sentinel import check_problem, computes_in_float64, remarks
+from curvlab.curvature.selection import choose, freeze, merge, part_of, split
+from curvlab.curvature.sentinel import (
+    check_problem,
+    computes_in_float64,
+    explained_derivatives,
+    remarks,
+)
 from curvlab.curvature.source import sum_over
 
 BLOCK = 4
@@ -137,7 +143,7 @@ class CurvatureOperator(ParameterOperator):
         """Make this the matrix of ``problem`` in the chosen leaves."""
         self.problem = problem
         self._chosen = chosen
-        self.layout = TreeLayout.of(split(problem.params, chosen)[0])
+        self.layout = part_of(problem.layout, chosen)
         """Where each leaf lies in the flat vectors; leaves outside a block are None."""
         self.dim, self.dtype = self.layout.dim, self.layout.dtype
         parts = None if all(chosen) else self.layout
@@ -179,6 +185,11 @@ class CurvatureOperator(ParameterOperator):
         return _linearise_penalty(problem.penalty, problem.params, self._chosen)
 
     @override
+    def sharding(self) -> NamedSharding | None:
+        mesh = self.problem.mesh
+        return None if mesh is None else over_all(mesh)
+
+    @override
     def program(self) -> Hashable:
         return type(self), self.linearisation(), self.problem.layout
 
@@ -215,6 +226,10 @@ class CurvatureOperator(ParameterOperator):
 
     def _push(self, vectors: Float[Array, "*block dim"]) -> Float[Array, "*block dim"]:
         """Return the image of a vector, or of every row of a block, in one pass over the data."""
+        with explained_derivatives():
+            return self._pushed(vectors)
+
+    def _pushed(self, vectors: Float[Array, "*block dim"]) -> Float[Array, "*block dim"]:
         problem, layout = self.problem, self.layout
         if problem.mesh is not None:
             vectors = place(vectors, replicated(problem.mesh))

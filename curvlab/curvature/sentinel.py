@@ -7,9 +7,11 @@ is what only a problem can know: its data, its randomness, and the gradient behi
 import re
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from curvlab.core.devices import place, replicated
 from curvlab.core.errors import ProblemError
@@ -41,6 +43,7 @@ def check_problem(problem: Problem) -> None:
         If a loss is NaN or infinite, two readings of the data or two evaluations of the loss
         differ, or the loss of an example depends on the others in its batch.
     """
+    _check_processes(problem)
     _check_second_reading(problem)
     if not np.isfinite(problem.value()):
         raise _not_finite(problem)
@@ -52,13 +55,35 @@ def check_problem(problem: Problem) -> None:
         _verified.add(key)
 
 
+def _check_processes(problem: Problem) -> None:
+    """Refuse processes that were given different parameters or data."""
+    if problem.mesh is None or jax.process_count() == 1:
+        return
+    census = problem.source.census
+    params = b"".join(
+        np.asarray(leaf).tobytes()
+        for leaf in jax.tree.leaves(problem.params)
+        if leaf.is_fully_replicated
+    )
+    mine = np.array(
+        [census.examples, fingerprint(next(problem.batches())), crc32(params)], np.uint32
+    )
+    everyone = np.asarray(process_allgather(mine)).reshape(-1, len(mine))
+    if (everyone != mine).any():
+        raise ProblemError(
+            "The processes were given different parameters or data (number of examples, first "
+            f"batch, parameters as checksums: {everyone.tolist()}). Pass the same, whole data in "
+            "every process; each sends only its part."
+        )
+
+
 def _check_second_reading(problem: Problem) -> None:
     first = problem.source.census.fingerprints
     if not first:
         return
     second = tuple(map(fingerprint, problem.batches()))
     # Another order, or another partition, has the same sum: the objective does not depend on it.
-    if second != first and sum(second) % 2**64 != sum(first) % 2**64:
+    if second != first and sum(second) % 2**32 != sum(first) % 2**32:
         changed = [i for i, pair in enumerate(zip(first, second, strict=False)) if len({*pair}) > 1]
         where = changed[0] if changed else min(len(first), len(second))
         raise ProblemError(

@@ -7,7 +7,8 @@ all of them, exactly. One batch is read and sent while the device computes with 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from jaxtyping import PyTree
 from curvlab.core.devices import over_examples, place, replicated
 from curvlab.core.errors import ProblemError
 from curvlab.curvature.data import Batch, as_batch, check_like
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def send(batch: Batch, mesh: Mesh | None) -> Batch:
     return place(batch, over_examples(mesh) if even else replicated(mesh))
 
 
-def sum_over(batches: Iterator[Batch], term: Callable[[Batch], PyTree]) -> PyTree:
+def sum_over(batches: Iterator[Item], term: Callable[[Item], PyTree]) -> PyTree:
     """Return the sum of ``term(batch)``, computing one batch while the next is read and sent.
 
     ``term`` only starts its work on the device. The loop waits for a term when the next one has
@@ -186,7 +190,7 @@ def fingerprint(batch: Batch) -> int:
         for leaf in jax.tree.leaves(batch)
     ]
     examples = zip(*leaves, strict=True)
-    return sum(hash(b"".join(row.tobytes() for row in example)) for example in examples) % 2**64
+    return sum(crc32(b"".join(row.tobytes() for row in example)) for example in examples) % 2**32
 
 
 def _is_key(leaf: Any) -> bool:

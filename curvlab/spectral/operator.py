@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from scipy.sparse.linalg import LinearOperator
 from typing_extensions import override
@@ -59,6 +60,10 @@ class SymmetricOperator(abc.ABC):
         It measures the noise of the products (:meth:`noise_floor`); ``None`` where there is no
         second way.
         """
+        return None
+
+    def sharding(self) -> NamedSharding | None:
+        """Return how Krylov vectors are spread over several devices, if products are."""
         return None
 
     def program(self) -> Hashable | None:

@@ -1,6 +1,7 @@
 """What makes a spectrum meaningless is found before the first Lanczos step, and named."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ class Network:
 
 
 def hessian(unit=jnp.tanh, loss=cross_entropy, **changes):
-    settings = {"batch": (INPUTS, TARGETS), "params": PARAMS, **changes}
+    settings: dict[str, Any] = {"batch": (INPUTS, TARGETS), "params": PARAMS, **changes}
     return Hessian(Problem(Network(unit), loss, **settings))
 
 

@@ -1,0 +1,81 @@
+"""Analyse one problem on all devices of one or more processes; run by `test_devices.py`.
+
+Arguments: number of processes, number of this one, port of the coordinator, and `everything` to
+compare more than spectra. Prints one JSON line.
+"""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+PROCESSES, RANK, PORT = (int(word) for word in sys.argv[1:4])
+EVERYTHING = "everything" in sys.argv
+if PROCESSES > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{PORT}", PROCESSES, RANK)
+
+from curvlab.curvature import Batches, GaussNewton, Hessian, Problem  # noqa: E402
+from curvlab.objectives import cross_entropy  # noqa: E402
+from curvlab.spectral import eigenpairs, lanczos, slq, trace  # noqa: E402
+from curvlab.spectral.soundness import check  # noqa: E402
+from tests import problems  # noqa: E402
+
+KEY = jax.random.key(0)
+EXAMPLES = 99  # not a multiple of any number of devices
+
+
+def spectra(problem: Problem) -> dict[str, object]:
+    """Return what the tests compare between one device and several."""
+    op = Hessian(problem)
+    pairs = eigenpairs(op, KEY, order=30, largest=3, smallest=2, noise_floor=1e-7)
+    measure = slq(op, KEY, order=30, noise_floor=1e-7)
+    return {
+        "eigenvalues": pairs.values.tolist(),
+        "cdf": [measure.cdf(x).value for x in np.linspace(-0.02, 0.25, 200)],
+        "value": problem.value(),
+    }
+
+
+def others(problem: Problem) -> dict[str, object]:
+    """Return what else must not depend on the devices, and takes longer to compile."""
+    return {
+        "sound": str(check(Hessian(problem), KEY)),
+        "gauss_newton": trace(GaussNewton(problem), KEY, vectors=8).value,
+        "losses": problem.losses().tolist(),
+        "gradient": [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(problem.gradient())],
+    }
+
+
+def main() -> None:
+    """Compute the same numbers on one device and on all."""
+    inputs, targets = problems.digits(EXAMPLES)
+    weights = np.linspace(0.5, 1.5, EXAMPLES)
+    params = problems.trained(60)
+
+    def make(batch: Any) -> Problem:
+        return Problem(problems.predict, cross_entropy, params, batch)
+
+    resident = make((inputs, targets, weights))
+    streamed = make(Batches(inputs, targets, size=40, weights=weights))
+    found: dict[str, Any] = {
+        "devices": len(jax.devices()),
+        "one": spectra(resident),
+        "resident": spectra(resident.sharded()),
+        "streamed": spectra(streamed.sharded()),
+    }
+    if EVERYTHING:
+        found["one"] |= others(resident)
+        found["resident"] |= others(resident.sharded())
+        found["streamed"] |= others(streamed.sharded())
+    (batch,) = resident.sharded().placed()
+    found["rows"] = [shard.data.shape[0] for shard in batch.inputs.addressable_shards]
+    run = lanczos(Hessian(resident.sharded()), KEY, order=2)
+    assert run.basis is not None
+    found["panels"] = [s.data.shape[0] for s in run.basis._blocks[0].addressable_shards]
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+main()
