@@ -12,10 +12,15 @@ __version__ = "0.1.0"
 # No name here may equal a subpackage's: after its first import the module would take its place.
 PUBLIC_NAMES: dict[str, str] = {
     "Spectrum": "curvlab.analysis",
+    "Stability": "curvlab.analysis",
+    "StabilityStatistics": "curvlab.analysis",
     "analyze": "curvlab.analysis",
     "compare": "curvlab.analysis",
     "load_results": "curvlab.analysis",
     "measure_of": "curvlab.analysis",
+    "stability": "curvlab.analysis",
+    "stability_limit": "curvlab.analysis",
+    "write_report": "curvlab.report",
     "CheckpointError": "curvlab.core.errors",
     "CurvlabError": "curvlab.core.errors",
     "OperatorError": "curvlab.core.errors",
@@ -31,6 +36,8 @@ PUBLIC_NAMES: dict[str, str] = {
     "GaussNewton": "curvlab.curvature",
     "GradientCovariance": "curvlab.curvature",
     "GradientSecondMoment": "curvlab.curvature",
+    "GradientGram": "curvlab.curvature",
+    "gradient_gram": "curvlab.curvature",
     "Hessian": "curvlab.curvature",
     "Metric": "curvlab.curvature",
     "MonteCarloFisher": "curvlab.curvature",
@@ -42,6 +49,10 @@ PUBLIC_NAMES: dict[str, str] = {
     "rmsprop_metric": "curvlab.curvature",
     "tangent_kernel": "curvlab.curvature",
     "weight_norm_metric": "curvlab.curvature",
+    "CNN": "curvlab.networks",
+    "AtariNetwork": "curvlab.networks",
+    "ResNet": "curvlab.networks",
+    "initialise": "curvlab.networks",
     "MLP": "curvlab.networks",
     "NETWORKS": "curvlab.networks",
     "Predict": "curvlab.networks",
@@ -116,10 +127,14 @@ __all__ = ["PUBLIC_NAMES", "__version__", *PUBLIC_NAMES]  # pyright: ignore[repo
 if TYPE_CHECKING:
     from curvlab.analysis import DIAGNOSTICS as DIAGNOSTICS
     from curvlab.analysis import Spectrum as Spectrum
+    from curvlab.analysis import Stability as Stability
+    from curvlab.analysis import StabilityStatistics as StabilityStatistics
     from curvlab.analysis import analyze as analyze
     from curvlab.analysis import compare as compare
     from curvlab.analysis import load_results as load_results
     from curvlab.analysis import measure_of as measure_of
+    from curvlab.analysis import stability as stability
+    from curvlab.analysis import stability_limit as stability_limit
     from curvlab.core.errors import CheckpointError as CheckpointError
     from curvlab.core.errors import CurvlabError as CurvlabError
     from curvlab.core.errors import OperatorError as OperatorError
@@ -134,6 +149,7 @@ if TYPE_CHECKING:
     from curvlab.curvature import Fisher as Fisher
     from curvlab.curvature import GaussNewton as GaussNewton
     from curvlab.curvature import GradientCovariance as GradientCovariance
+    from curvlab.curvature import GradientGram as GradientGram
     from curvlab.curvature import GradientSecondMoment as GradientSecondMoment
     from curvlab.curvature import Hessian as Hessian
     from curvlab.curvature import Metric as Metric
@@ -142,14 +158,19 @@ if TYPE_CHECKING:
     from curvlab.curvature import ResidualCurvature as ResidualCurvature
     from curvlab.curvature import TangentKernel as TangentKernel
     from curvlab.curvature import adam_metric as adam_metric
+    from curvlab.curvature import gradient_gram as gradient_gram
     from curvlab.curvature import perturb_outputs as perturb_outputs
     from curvlab.curvature import rmsprop_metric as rmsprop_metric
     from curvlab.curvature import tangent_kernel as tangent_kernel
     from curvlab.curvature import weight_norm_metric as weight_norm_metric
+    from curvlab.networks import CNN as CNN
     from curvlab.networks import MLP as MLP
     from curvlab.networks import NETWORKS as NETWORKS
+    from curvlab.networks import AtariNetwork as AtariNetwork
     from curvlab.networks import Predict as Predict
+    from curvlab.networks import ResNet as ResNet
     from curvlab.networks import build_network as build_network
+    from curvlab.networks import initialise as initialise
     from curvlab.objectives import OBJECTIVES as OBJECTIVES
     from curvlab.objectives import Categorical as Categorical
     from curvlab.objectives import Gaussian as Gaussian
@@ -164,6 +185,7 @@ if TYPE_CHECKING:
     from curvlab.plasticity import ranks as ranks
     from curvlab.plasticity import units as units
     from curvlab.plasticity import weights as weights
+    from curvlab.report import write_report as write_report
     from curvlab.runs import OPTIMISERS as OPTIMISERS
     from curvlab.runs import Checkpoint as Checkpoint
     from curvlab.runs import ProbeSet as ProbeSet

@@ -119,7 +119,7 @@ class OwnQuestions(Tool):
         if way == "vmap":
             matrix = self._gram_by_vmap()
         else:
-            from curvlab.curvature.gradient_gram import gradient_gram
+            from curvlab.curvature import gradient_gram
 
             problem = _problem(self.arrays)
             if way == "generic":
