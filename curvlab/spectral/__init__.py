@@ -26,6 +26,8 @@ from curvlab.spectral.ranks import SpectralRanks as SpectralRanks
 from curvlab.spectral.ranks import rank_curve as rank_curve
 from curvlab.spectral.ranks import spectral_ranks as spectral_ranks
 from curvlab.spectral.slq import slq as slq
+from curvlab.spectral.soundness import Soundness as Soundness
+from curvlab.spectral.soundness import check as check
 from curvlab.spectral.subspaces import EigenpairMatching as EigenpairMatching
 from curvlab.spectral.subspaces import PrincipalAngles as PrincipalAngles
 from curvlab.spectral.subspaces import match_eigenpairs as match_eigenpairs
