@@ -6,7 +6,6 @@ the factor of the output Hessian between, the two share their non-zero spectrum.
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from curvlab.curvature.sentinel import check_problem, computes_in_float64
 from curvlab.objectives import likelihood_of
 from curvlab.spectral.operator import SymmetricOperator
 
-Outputs = Literal["full", "gauss_newton", "trace", "logit-sum", "target"]
+OUTPUTS = ("full", "gauss_newton", "trace", "logit-sum", "target")
 """Which outputs make the rows of a kernel, see :class:`TangentKernel`."""
 
 
@@ -78,11 +77,13 @@ def _push(forward: LinearMap, tangent: PyTree) -> Array:
 def _jacobian(rows: _Rows, params: PyTree, batch: Batch, state: PyTree) -> PyTree:
     """Return leaves of shape (examples, rows of an example, entries)."""
 
-    def one(example: Batch) -> PyTree:
-        single: Batch = jax.tree.map(lambda leaf: leaf[None], example)
+    def one(inputs: PyTree, targets: PyTree, weight: Array) -> PyTree:
+        single = Batch(inputs, targets, weight)
         return jax.jacrev(lambda point: rows(point, single, state)[0])(params)
 
-    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:2], -1), jax.vmap(one)(batch))
+    parts = (batch.inputs, batch.targets, batch.weights)
+    gradients = jax.vmap(one)(*jax.tree.map(lambda leaf: leaf[:, None], parts))
+    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:2], -1), gradients)
 
 
 @partial(jax.jit, static_argnames="traced")
@@ -143,9 +144,9 @@ class TangentKernel(SymmetricOperator):
     Jacot, Gabriel and Hongler 2018, *Neural tangent kernel*.
     """
 
-    def __init__(self, problem: Problem, *, outputs: Outputs = "full"):
-        if outputs not in get_args(Outputs):
-            raise UnknownNameError("kind of tangent kernel", outputs, get_args(Outputs))
+    def __init__(self, problem: Problem, *, outputs: str = "full"):
+        if outputs not in OUTPUTS:
+            raise UnknownNameError("kind of tangent kernel", outputs, OUTPUTS)
         if problem.predict is None or problem.streamed:
             reason = "was made by Problem.from_loss" if problem.predict is None else "is streamed"
             raise ProblemError(
@@ -164,7 +165,7 @@ class TangentKernel(SymmetricOperator):
             )
         check_problem(problem)
         self.problem = problem
-        self.outputs: Outputs = outputs
+        self.outputs: str = outputs
         rows = 1 if outputs == "trace" else self.columns
         super().__init__(
             problem.examples * rows,
@@ -255,7 +256,7 @@ def _check_targets(problem: Problem, outputs: int) -> None:
 
 
 def tangent_kernel(
-    problem: Problem, *, outputs: Outputs = "full", memory: int = 2**30
+    problem: Problem, *, outputs: str = "full", memory: int = 2**30
 ) -> Float[np.ndarray, "rows rows"]:
     """Return the entries of a tangent kernel.
 

@@ -27,14 +27,14 @@ LR = 3e-2
 def run(optimiser, steps=4):
     """Return the last update, the gradient before it, and the state after it."""
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dense.PARAMS)
-    state = optimiser.init(params)
+    state, update = optimiser.init(params), jax.jit(optimiser.update)
     rng = np.random.default_rng(0)
     updates = gradient = None
     for _ in range(steps):
         gradient = jax.tree.map(
             lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 1e-2, leaf.dtype), params
         )
-        updates, state = optimiser.update(gradient, state, params)
+        updates, state = update(gradient, state, params)
     return updates, gradient, state
 
 

@@ -20,10 +20,11 @@ def make(params=dense.PARAMS, batch=BATCH):
 
 def noise(problem):
     """Return the drawn ``ε``: outputs less targets at the point of the draw."""
+    outputs = jax.jit(dense.predict)
     return np.concatenate(
         [
-            np.asarray(dense.predict(problem.params, b.inputs)) - np.asarray(b.targets)
-            for b in problem.batches()
+            np.asarray(outputs(problem.params, batch.inputs)) - np.asarray(batch.targets)
+            for batch in problem.batches()
         ]
     )
 
@@ -38,7 +39,7 @@ def test_hessian_is_gauss_newton_plus_noise_times_output_curvature(x64):
 
     flat, unravel = jax.flatten_util.ravel_pytree(problem.params)
     second = np.asarray(
-        jax.hessian(lambda theta: dense.predict(unravel(theta), dense.INPUTS))(flat)
+        jax.jit(jax.hessian(lambda theta: dense.predict(unravel(theta), dense.INPUTS)))(flat)
     )
     expected = gauss_newton + scale * np.einsum("ic,icpq->pq", epsilon, second)
     np.testing.assert_allclose(Hessian(problem).to_dense(), expected, atol=1e-13)
@@ -75,7 +76,7 @@ def test_targets_are_data(x64):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14),
         problem.gradient(),
-        jax.grad(paper)(problem.params),
+        jax.jit(jax.grad(paper))(problem.params),
     )
     assert "output_perturbation" in problem.estimand
     assert "output_perturbation" in OBJECTIVES

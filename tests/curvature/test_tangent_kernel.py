@@ -18,7 +18,13 @@ def make(loss=cross_entropy, targets=dense.LABELS, weights=dense.WEIGHTS, params
     return Problem(dense.predict, loss, params, (dense.INPUTS, targets, weights))
 
 
-@pytest.mark.parametrize("outputs", KINDS)
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        pytest.param(kind, marks=[] if kind in ("gauss_newton", "trace") else pytest.mark.long)
+        for kind in KINDS
+    ],
+)
 def test_entries_in_blocks_are_those_of_the_formula(outputs, x64):
     expected = Oracle("cross_entropy").kernel(outputs)
     each = 43 * 8 * (1 if outputs in ("logit-sum", "target") else 3)

@@ -87,11 +87,11 @@ class Oracle:
 
             losses = {"cross_entropy": cross_entropy, "squared_error": squared_error}[loss]
             self.dim = theta.size
-            self.outputs = np.asarray(outputs(theta))
-            self.jacobian = np.asarray(jax.jacfwd(outputs)(theta))
-            self.gradients = np.asarray(jax.jacfwd(losses)(theta))
+            self.outputs = np.asarray(jax.jit(outputs)(theta))
+            self.jacobian = np.asarray(jax.jit(jax.jacfwd(outputs))(theta))
+            self.gradients = np.asarray(jax.jit(jax.jacfwd(losses))(theta))
             self.loss_hessian = np.einsum(
-                "i,ipq->pq", SHARES, np.asarray(jax.jacfwd(jax.jacrev(losses))(theta))
+                "i,ipq->pq", SHARES, np.asarray(jax.jit(jax.hessian(losses))(theta))
             )
         self.hessian = self.loss_hessian + DECAY * np.eye(self.dim)
         p = np.exp(self.outputs) / np.exp(self.outputs).sum(1, keepdims=True)
