@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 from curvlab.core.errors import OperatorError
+
+_STEMR: Any = get_lapack_funcs("stemr", dtype=np.float64)
 
 
 def tridiagonal_eigh(
@@ -32,7 +34,7 @@ def tridiagonal_eigh(
     # LAPACK itself: around small matrices SciPy's checks take longer than the work.
     beside = np.zeros(order)
     beside[:-1] = offdiagonal
-    found: Any = lapack.dstemr(diagonal, beside, 0, 0.0, 1.0, 1, order)
+    found: Any = _STEMR(diagonal, beside, 0, 0.0, 1.0, 1, order)
     count, values, vectors, failure = found
     if failure or count < order or not np.isfinite(values).all():
         raise OperatorError(

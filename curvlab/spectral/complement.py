@@ -36,12 +36,13 @@ def _rows(key: Array, first: Array, count: int, dim: int) -> Float[Array, "count
 
 def gaussian_rows(key: Array, first: int, count: int, dim: int) -> Float[np.ndarray, "count dim"]:
     """Draw vectors ``first`` to ``first + count - 1`` of a key; each has its own number."""
-    return np.asarray(_rows(key, jnp.int32(first), count, dim), np.float64)
+    drawn = 1 << (count - 1).bit_length()  # few shapes, so few compilations
+    return np.asarray(_rows(key, jnp.int32(first), drawn, dim), np.float64)[:count]
 
 
 def blocks(first: int, last: int, dim: int) -> Iterator[tuple[int, int]]:
     """Cut ``range(first, last)`` into ``(first, count)`` that fit the memory of a block."""
-    size = max(1, min(BLOCK_BYTES // (8 * dim), 64))
+    size = max(1, min(BLOCK_BYTES // (8 * dim), 16))
     for start in range(first, last, size):
         yield start, min(size, last - start)
 

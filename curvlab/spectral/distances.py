@@ -100,11 +100,15 @@ def _same_vectors(first: SpectralMeasure, second: SpectralMeasure) -> bool:
 def _distance(first: SpectralMeasure, second: SpectralMeasure, level: float) -> Estimate:
     grid = np.unique(np.concatenate([first.grid, second.grid]))
     half = (1 + level) / 2  # two bands that must hold together
-    bands = [measure.cdf_band(grid, level=half) for measure in (first, second)]
+    brackets = [measure.bracket(grid) for measure in (first, second)]
+    bands = [
+        measure.band_from(grid, bracket, level=half)
+        for measure, bracket in zip((first, second), brackets, strict=True)
+    ]
     seen = [
         measure.overall(share, measure.atoms_upto(grid, side))
-        for measure in (first, second)
-        for share, side in zip(measure.bracket(grid), (-1, 1), strict=True)
+        for measure, bracket in zip((first, second), brackets, strict=True)
+        for share, side in zip(bracket, (-1, 1), strict=True)
     ]
     # Step functions: between two points each keeps its value at the left one.
     steps = np.diff(grid)

@@ -78,8 +78,15 @@ def expectation_trace(
     """
     check_vectors(vectors, "expectation_trace")
     measure = slq(op, key, order=order, vectors=vectors, deflate=deflate, noise_floor=noise_floor)
-    low, high = np.zeros(vectors), np.zeros(vectors)
-    for row in range(vectors):
+    return function_trace(measure, f, level=level, name=name)
+
+
+def function_trace(
+    measure: SpectralMeasure, f: Callable[[Any], Any], *, level: float, name: str
+) -> Estimate:
+    """Estimate ``tr f(A)`` from a measure of 8 random vectors or more."""
+    low, high = np.zeros(measure.vectors), np.zeros(measure.vectors)
+    for row in range(measure.vectors):
         single = _single(measure, row)
         low[row], high[row] = Variation.of(f, single.grid).ends(*single.grid_bracket)
     return _total(measure, f, low, high, level, f"trace of {name}(matrix)")
@@ -143,6 +150,17 @@ def log_determinant(
     if not shift > 0:
         raise OperatorError(f"log_determinant(shift={shift}) needs a shift > 0.")
     measure = slq(op, key, order=order, vectors=vectors, deflate=deflate, noise_floor=noise_floor)
+    return shifted_log(measure, shift, level=level)
+
+
+def shifted_log(measure: SpectralMeasure, shift: float, *, level: float) -> Estimate:
+    """Estimate ``log det(A + shift I)`` from a measure of 8 random vectors or more.
+
+    Raises
+    ------
+    OperatorError
+        If the shift is not clearly above the noise, or an eigenvalue is certainly negative.
+    """
     blur = measure.blur
     if shift < 3 * blur:
         raise OperatorError(
@@ -150,7 +168,7 @@ def log_determinant(
             f"{3 * blur:.3g}. Use a larger shift, or float64 parameters."
         )
     check_not_negative(measure, "log_determinant")
-    low, high = np.zeros(vectors), np.zeros(vectors)
+    low, high = np.zeros(measure.vectors), np.zeros(measure.vectors)
     for row, m in enumerate(measure.orders):
         nodes, weights = measure.nodes[row, :m], measure.weights[row, :m]
         if measure.exact[row]:  # but for the coupling that was cut

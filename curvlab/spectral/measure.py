@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral.brackets import extremal_sums, tridiagonal_eigh
+from curvlab.spectral.cost import Cost
 from curvlab.spectral.density import Axis, Density
 from curvlab.spectral.estimate import Band, Estimate
 from curvlab.spectral.intervals import count_bounds
@@ -76,6 +77,8 @@ class SpectralMeasure:
     orthogonal
         Whether the Lanczos vectors were kept orthogonal. If not, Ritz values repeat: the weights
         are still right, the number of nodes means nothing.
+    cost
+        What was spent; neither stored nor compared, since times differ.
     """
 
     nodes: Float[np.ndarray, "vectors order"]
@@ -93,6 +96,7 @@ class SpectralMeasure:
     atoms: Float[np.ndarray, " atoms"] = field(default_factory=lambda: np.zeros(0))
     coupling: float = 0.0
     orthogonal: bool = True
+    cost: Cost | None = field(default=None, compare=False)
 
     @classmethod
     def from_lanczos(
@@ -327,14 +331,16 @@ class SpectralMeasure:
             Probability that the band contains ``F`` everywhere.
         """
         grid = np.asarray(grid, np.float64)
-        return self._band(grid, self.bracket(grid), level)
+        return self.band_from(grid, self.bracket(grid), level=level)
 
-    def _band(
+    def band_from(
         self,
         grid: Float[np.ndarray, " points"],
         bracket: tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]],
+        *,
         level: float,
     ) -> Band:
+        """Return :meth:`cdf_band` from brackets that were computed already."""
         low, high = bracket
         value = np.clip(self.gauss_cdf(grid), low, high)
         if self.random:
@@ -437,7 +443,7 @@ class SpectralMeasure:
 
     def grid_band(self, *, level: float = 0.95) -> Band:
         """Return :meth:`cdf_band` on :attr:`grid`; the brackets are computed once."""
-        return self._band(self.grid, self._grid_bracket, level)
+        return self.band_from(self.grid, self._grid_bracket, level=level)
 
     @property
     def certainty(self) -> str:

@@ -184,8 +184,8 @@ def srank(measure: SpectralMeasure, *, delta: float = 0.01, level: float = 0.95)
     magnitudes, value, *ends = _magnitudes(
         measure.grid, [band.value, band.low, band.high, bracket_low, bracket_high]
     )
-    low, high = _srank_ends(magnitudes, *ends[:2], measure.dim, delta)
-    bracket = _srank_ends(magnitudes, *ends[2:], measure.dim, delta)
+    low, high = _srank_ends(magnitudes, ends[0], ends[1], measure.dim, delta)
+    bracket = _srank_ends(magnitudes, ends[2], ends[3], measure.dim, delta)
     middle = float(
         np.clip(np.mean(_srank_ends(magnitudes, value, value, measure.dim, delta)), low, high)
     )

@@ -16,10 +16,10 @@ def share_between(
     ``a`` may be minus infinity: the share up to ``b``.
     """
     points = np.array([a, b])
-    lows, highs = measure.bracket(points)
+    lows, highs = np.zeros(2), np.zeros(2)
+    asked = points > -np.inf  # nothing is below minus infinity
+    lows[asked], highs[asked] = measure.bracket(points[asked])
     below, at_most = measure.gauss_cdf(points).tolist()
-    if a == -np.inf:
-        lows[0] = highs[0] = below = 0.0
     low, high = max(0.0, float(lows[1] - highs[0])), float(highs[1] - lows[0])
     value = float(np.clip(at_most - below, low, high))
     ends = low, high

@@ -89,7 +89,9 @@ class EigenpairMatching:
     cluster_overlaps: Float[np.ndarray, " matches"]
 
 
-def match_eigenpairs(first: Eigenpairs, second: Eigenpairs, *, least: float = 0.5) -> EigenpairMatching:
+def match_eigenpairs(
+    first: Eigenpairs, second: Eigenpairs, *, least: float = 0.5
+) -> EigenpairMatching:
     """Match the eigenpairs of two checkpoints one to one by their vectors, not by their rank.
 
     The assignment maximises the sum of squared overlaps (Hungarian method): eigenvalues that cross

@@ -107,7 +107,7 @@ def left_out(
         return np.zeros(count), np.zeros(count)
     pivots = np.abs(np.diag(triangle)) < 1e-300 + 1e-18 * size
     safe = triangle + np.diag(np.where(pivots, 1e-18 * size, 0.0))
-    left = scipy.linalg.solve_triangular(safe, np.eye(count), trans="T")
+    left = scipy.linalg.solve_triangular(safe, np.eye(count), trans=1)
     left /= np.linalg.norm(left, axis=0)
     small = basis.T @ products
     inner = basis.T @ tests
@@ -215,7 +215,7 @@ def nystrom_left_out(
     pivots = np.diag(inverse)
     lengths2 = ((triangle @ inverse) ** 2).sum(0)
     whole = float(
-        (scipy.linalg.solve_triangular(factor, triangle.T, trans="T", lower=False) ** 2).sum()
+        (scipy.linalg.solve_triangular(factor, triangle.T, trans=1, lower=False) ** 2).sum()
     )
     # Squared length of ω_i outside the span of the others.
     outside2 = 1 / (scipy.linalg.solve_triangular(outer, np.eye(count)) ** 2).sum(1)

@@ -15,7 +15,7 @@ from curvlab.spectral import Dense, Diagonal, eigenpairs, slq, trace
 from curvlab.spectral.complement import gaussian_rows
 from curvlab.spectral.diagonal import diagonal
 from curvlab.spectral.frobenius import frobenius_norm
-from curvlab.spectral.functions import expectation_trace, log_determinant
+from curvlab.spectral.functions import function_trace, shifted_log
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 from curvlab.spectral.ranks import spectral_ranks
 from curvlab.spectral.xtrace import xnystrace, xtrace
@@ -226,25 +226,40 @@ def test_coverage_of_shares_of_several_vectors():
     check_shares("decaying outliers", 700, 3, covered_often_enough)
 
 
+# Where it is hardest: one outlier that no sketch looks for, and one that escapes the sketch.
+HARD = [
+    ("one outlier", "plain"),
+    ("one outlier", "two-stage"),
+    ("nine outliers", "sketched"),
+    ("nine outliers", "eight"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "method"), HARD)
+def test_coverage_of_traces(name, method):
+    check_trace(name, method, 2000, covered_often_enough)
+
+
 @pytest.mark.long
 @each_spectrum
 @pytest.mark.parametrize("method", TRACES)
-def test_coverage_of_traces(name, method):
-    check_trace(name, method, 2000, covered_often_enough)
+def test_coverage_of_traces_on_all_spectra(name, method):
+    check_trace(name, method, 300, not_grossly_wrong)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["twelve decades", "nine outliers"])
 def test_coverage_of_nystrom_traces(name):
     op = Host(SPECTRA[name])
-    hits = coverage(lambda key: xnystrace(op, key, noise_floor=0.0), op.entries.sum(), 2000)
-    assert covered_often_enough(hits, 2000), hits / 2000
+    hits = coverage(lambda key: xnystrace(op, key, noise_floor=0.0), op.entries.sum(), 1000)
+    assert covered_often_enough(hits, 1000), hits / 1000
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["one outlier", "null cluster", "twelve decades"])
 def test_coverage_of_bands(name):
-    check_band(name, 500, covered_often_enough)
+    check_band(name, 300, covered_often_enough)
 
 
 @pytest.mark.long
@@ -257,33 +272,28 @@ def test_coverage_of_moments_and_moment_ranks(name):
         squares.sum() ** 2 / (squares**2).sum(),
         squares.sum() / squares.max(),
     )
-    draws, hits = 500, np.zeros(3, int)
+    draws, hits = 300, np.zeros(3, int)
     for measure in measures(eigenvalues, draws=draws, order=8, vectors=8):
         ranks = spectral_ranks(measure)
         found = (measure.moment(1), ranks.participation, ranks.stable)
         for i, (estimate, value) in enumerate(zip(found, truth, strict=True)):
             hits[i] += estimate.low - 1e-9 <= value <= estimate.high + 1e-9
-    assert all(covered_often_enough(h, draws) for h in hits), hits / draws
+    assert all(not_grossly_wrong(h, draws) for h in hits), hits / draws
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["twelve decades", "nine outliers"])
 def test_coverage_of_functions(name):
-    values = SPECTRA[name]
-    op, draws = Host(values), 120
-    settings = {"order": 8, "vectors": 8, "noise_floor": 0.0}
-    hits = coverage(
-        lambda key: expectation_trace(op, np.tanh, key, **settings),
-        np.tanh(values).sum(),
-        draws,
-    )
-    assert not_grossly_wrong(hits, draws)
-    hits = coverage(
-        lambda key: log_determinant(op, key, shift=0.1, **settings),
-        np.log(values + 0.1).sum(),
-        draws,
-    )
-    assert not_grossly_wrong(hits, draws)
+    values, draws, hits = SPECTRA[name], 300, np.zeros(2, int)
+    truth = np.tanh(values).sum(), np.log(values + 0.1).sum()
+    for measure in measures(values, draws=draws, order=8, vectors=8):
+        found = (
+            function_trace(measure, np.tanh, level=0.95, name="tanh"),
+            shifted_log(measure, 0.1, level=0.95),
+        )
+        for i, (estimate, value) in enumerate(zip(found, truth, strict=True)):
+            hits[i] += estimate.low - 1e-9 <= value <= estimate.high + 1e-9
+    assert all(not_grossly_wrong(h, draws) for h in hits), hits / draws
 
 
 @pytest.mark.long

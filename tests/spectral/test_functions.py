@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curvlab.core.errors import OperatorError
@@ -32,6 +32,7 @@ def of_vectors(f, eigenvalues, vectors):
     return dim * (g2 * f(eigenvalues)).sum() / g2.sum()
 
 
+@settings(max_examples=10)
 @given(spectra(dims=(24,)), st.integers(2, 8))
 def test_brackets_hold_what_the_start_vectors_see(eigenvalues, order):
     scale = np.abs(eigenvalues).max()
@@ -47,6 +48,7 @@ def test_brackets_hold_what_the_start_vectors_see(eigenvalues, order):
     assert found.low <= found.bracket_low <= found.value <= found.bracket_high <= found.high
 
 
+@settings(max_examples=10)
 @given(spectra(dims=(24,)), st.integers(2, 8), st.integers(-3, 1))
 def test_gauss_and_gauss_radau_hold_the_logarithm(eigenvalues, order, decades):
     values = np.abs(eigenvalues)

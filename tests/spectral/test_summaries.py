@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curvlab.core.errors import OperatorError
@@ -58,6 +58,7 @@ def test_known_eigenvalues_give_every_summary_exactly(eigenvalues, power):
         assert found.low - 1e-6 <= truth <= found.high + 1e-6
 
 
+@settings(max_examples=12)
 @given(spectra(dims=(24,)), st.integers(3, 8))
 def test_bounds_hold_the_truth_whether_resolved_or_not(eigenvalues, order):
     measure = slq(rotated(eigenvalues), KEY, order=order, vectors=2)
