@@ -20,6 +20,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "measure_of": "curvlab.analysis",
     "stability": "curvlab.analysis",
     "stability_limit": "curvlab.analysis",
+    "trajectory": "curvlab.analysis",
     "write_report": "curvlab.report",
     "CheckpointError": "curvlab.core.errors",
     "CurvlabError": "curvlab.core.errors",
@@ -114,6 +115,8 @@ PUBLIC_NAMES: dict[str, str] = {
     "outliers": "curvlab.spectral",
     "principal_angles": "curvlab.spectral",
     "rank_curve": "curvlab.spectral",
+    "Soundness": "curvlab.spectral",
+    "check": "curvlab.spectral",
     "slq": "curvlab.spectral",
     "spectral_ranks": "curvlab.spectral",
     "trace": "curvlab.spectral",
@@ -135,6 +138,7 @@ if TYPE_CHECKING:
     from curvlab.analysis import measure_of as measure_of
     from curvlab.analysis import stability as stability
     from curvlab.analysis import stability_limit as stability_limit
+    from curvlab.analysis import trajectory as trajectory
     from curvlab.core.errors import CheckpointError as CheckpointError
     from curvlab.core.errors import CurvlabError as CurvlabError
     from curvlab.core.errors import OperatorError as OperatorError
@@ -210,11 +214,13 @@ if TYPE_CHECKING:
     from curvlab.spectral import Outliers as Outliers
     from curvlab.spectral import PrincipalAngles as PrincipalAngles
     from curvlab.spectral import SignedLogAxis as SignedLogAxis
+    from curvlab.spectral import Soundness as Soundness
     from curvlab.spectral import SpectralDistance as SpectralDistance
     from curvlab.spectral import SpectralMeasure as SpectralMeasure
     from curvlab.spectral import SpectralRanks as SpectralRanks
     from curvlab.spectral import SymmetricOperator as SymmetricOperator
     from curvlab.spectral import Tridiagonal as Tridiagonal
+    from curvlab.spectral import check as check
     from curvlab.spectral import condition_number as condition_number
     from curvlab.spectral import diagonal as diagonal
     from curvlab.spectral import effective_dimension as effective_dimension

@@ -105,6 +105,14 @@ def _apply_once(
     return _apply(how(params, batch, state), vector, factor, layout)
 
 
+@partial(jax.jit, static_argnames="how")
+def _gradient(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> PyTree:
+    return jax.grad(how.objective.total)(params, batch, state)
+
+
+_operations: dict[Hashable, float] = {}
+
+
 class CurvatureOperator(ParameterOperator):
     """A symmetric matrix of second-order information about a :class:`Problem`.
 
@@ -202,6 +210,33 @@ class CurvatureOperator(ParameterOperator):
     @override
     def precision(self) -> AbstractContextManager[Any]:
         return self.problem.precision()
+
+    @override
+    def gradients_per_product(self) -> float:
+        """Return the operations of a product in those of a gradient of the same data.
+
+        Counted by XLA on the first batch before it optimises, once for each program. Streamed data
+        are linearised anew in every product.
+        """
+        how, batch = self.linearisation(), next(iter(self.problem.placed()))
+        key = (how, self.problem.streamed, jax.tree.map(jnp.shape, batch).weights)
+        if key not in _operations:
+            problem = self.problem
+            with self.precision():
+                vector, factor = jnp.zeros(self.dim, self.dtype), jnp.ones((), self.dtype)
+                if problem.streamed:
+                    product = _apply_once.lower(
+                        how, problem.params, batch, self.state(), vector, factor, self.layout
+                    )
+                else:
+                    product = _apply.lower(self._maps[0], vector, factor, self.layout)
+                gradient = _gradient.lower(how, problem.params, batch, self.state())
+            ours, theirs = (
+                float((lowered.cost_analysis() or {}).get("flops", float("nan")))
+                for lowered in (product, gradient)
+            )
+            _operations[key] = ours / theirs
+        return _operations[key]
 
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:

@@ -1,7 +1,7 @@
 """Eigenpairs at both ends of the spectrum, certified by true residuals."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,19 +11,24 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.core.trees import TreeLayout
+from curvlab.spectral import soundness
 from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound, rayleigh_ritz
+from curvlab.spectral.cost import Cost, Stopwatch
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import NOISE_PRODUCTS, noise_floor_at
 from curvlab.spectral.operator import SymmetricOperator, random_vector
-from curvlab.spectral.ritz import ExtremePairs, extreme_pairs
+from curvlab.spectral.ritz import ExtremePairs, extreme_pairs, plan
 
 GAP = 0.01
 """Share of the spectrum's width by which an eigenvalue must stick out to count as missed."""
 
 FRESH = 0x2E57A27
 """Tag of the keys of fresh vectors; far from the small numbers by which callers derive keys."""
+
+AFTERWARDS = 2**20
+"""Number of the first fresh vector of a verification, beyond those after breakdowns."""
 
 VERIFICATIONS = 5
 """Most deflated runs at which something new is found, before the search is given up."""
@@ -74,6 +79,8 @@ class Eigenpairs:
         The matrix.
     layout
         Layout of the parameter tree, if the operator has one.
+    cost
+        What was spent; not part of comparisons, since times differ.
     """
 
     values: Float[np.ndarray, " pairs"]
@@ -93,6 +100,7 @@ class Eigenpairs:
     matvecs: int
     estimand: str
     layout: TreeLayout | None
+    cost: Cost | None = field(default=None, compare=False)
 
     def tree(self, index: int) -> PyTree:
         """Return eigenvector ``index`` as a tree like the parameters (float64 leaves).
@@ -112,6 +120,15 @@ class Eigenpairs:
             name: (self.vectors[:, where] ** 2).sum(1)
             for name, where in self._layout().slices().items()
         }
+
+    def forms(self, op: SymmetricOperator) -> Float[np.ndarray, " pairs"]:
+        """Return ``vᵀ B v`` of every vector for another operator ``B``; one product for each.
+
+        With the Gauss-Newton matrix ``G`` of the same problem it splits an eigenvalue of the
+        Hessian: ``θ = vᵀ G v + vᵀ R v``, where ``R`` is the residual curvature.
+        """
+        images = np.asarray(op.matmat(self.vectors.astype(op.dtype)), np.float64)
+        return (self.vectors * images).sum(1)
 
     def coupling(self, chosen: Any = None) -> float:
         """Return ``‖A Q - Q Θ‖₂`` of the chosen pairs (all by default)."""
@@ -134,7 +151,7 @@ def eigenpairs(
     smallest: int = 5,
     tolerance: float = 1e-3,
     order: int | None = None,
-    start: "Eigenpairs | Float[Any, 'vectors dim'] | None" = None,
+    start: Eigenpairs | Float[Any, "..."] | None = None,
     verify: int = 0,
     noise_floor: float | None = None,
     krylov: Tridiagonal | None = None,
@@ -193,12 +210,16 @@ def eigenpairs(
     *Thick-restart Lanczos method for large symmetric eigenvalue problems*.
     """
     _check(op, largest, smallest, tolerance, order, verify, krylov)
+    watch = Stopwatch()
+    plan(op, largest + smallest, order, memory)  # refuses a budget before work is lost
+    soundness.verify(op, key)
     wanted = (largest, smallest)
     if krylov is not None:
         rows = krylov.ritz_vectors(largest=largest, smallest=smallest)
         images = np.asarray(op.matmat(rows), np.float64)
+        steps = krylov.order
         found = ExtremePairs(
-            *rayleigh_ritz(np.asarray(rows, np.float64), images), krylov.order, len(rows)
+            *rayleigh_ritz(np.asarray(rows, np.float64), images), steps, steps, len(rows), 0
         )
         cold = krylov.random
     else:
@@ -213,12 +234,11 @@ def eigenpairs(
             memory=memory,
             tick=tick,
         )
-    order, spent = found.order, found.matvecs
     # Both ends: [upper, lower]; a warm start says nothing, and a run only of its outermost values.
     miss = np.full(2, np.nan)
     if verify:
         found, miss = _verified(op, key, found, wanted, verify, memory)
-        spent = found.matvecs
+    spent = found.matvecs
     if noise_floor is None:
         noise_floor = noise_floor_at(op, found.vectors[[0, -1]][: len(found.values)], key)
         spent += NOISE_PRODUCTS
@@ -230,7 +250,7 @@ def eigenpairs(
     upper = min(largest, len(values))
     misses = np.where(np.arange(len(values)) < upper, *miss)
     if cold and not verify:
-        edge = miss_bound(op.dim, order, GAP)
+        edge = miss_bound(op.dim, found.single_order, GAP)
         misses[[0] if upper else []] = edge
         misses[[-1] if upper < len(values) else []] = edge
     return Eigenpairs(
@@ -247,10 +267,11 @@ def eigenpairs(
         largest=upper,
         tolerance=tolerance,
         noise_floor=noise_floor,
-        order=order,
+        order=found.order,
         matvecs=spent,
         estimand=op.estimand,
         layout=getattr(op, "layout", None),
+        cost=watch.cost(op, spent, found.nbytes),
     )
 
 
@@ -319,7 +340,6 @@ def _verified(
     Deflated pairs sit at zero, inside the spectrum or at its edge; values of the complement that
     are further out than a pair found are added to it, until a run finds none.
     """
-    order, spent = found.order, found.matvecs
     complete = False
     for attempt in range(VERIFICATIONS):
         rest = Deflated(op, found.vectors)
@@ -327,7 +347,7 @@ def _verified(
         if steps < 1:
             complete = True
             break
-        first = rest.project(random_vector(_fresh_key(key, -1 - attempt), op.dim))
+        first = rest.project(random_vector(_fresh_key(key, AFTERWARDS + attempt), op.dim))
         extra = extreme_pairs(
             rest,
             first,
@@ -338,7 +358,7 @@ def _verified(
             memory=memory,
             tick=None,
         )
-        spent += extra.matvecs
+        found = replace(found, matvecs=found.matvecs + extra.matvecs)
         upper, lower = min(wanted[0], len(found.values)), wanted[1]
         outside = np.zeros(len(extra.values), bool)
         margin = 64 * float(np.finfo(op.dtype).eps) * float(np.abs(found.values).max())
@@ -353,11 +373,12 @@ def _verified(
             break
         vectors = extra.vectors[outside]
         images = np.asarray(op.matmat(vectors.astype(op.dtype)), np.float64)
-        spent += len(vectors)
         both = rayleigh_ritz(
             np.concatenate([found.vectors, vectors]), np.concatenate([found.images, images])
         )
-        found = ExtremePairs(*both, order, spent).outermost(*wanted)
+        spent = found.matvecs + len(vectors)
+        union = replace(found, values=both[0], vectors=both[1], images=both[2], matvecs=spent)
+        found = union.outermost(*wanted)
     bound = miss_bound(op.dim - len(found.values), steps, GAP) if complete and steps else 0.0
     miss = np.full(2, bound if complete else np.nan)
-    return ExtremePairs(found.values, found.vectors, found.images, order, spent), miss
+    return found, miss

@@ -85,6 +85,7 @@ class Krylov:
         self.breakdown_step: int | None = None
         self.exhausted = False
         self.matvecs = 0
+        self.first_restart: int | None = None  # rows at that moment
         self._fresh = fresh
         self._coupled = True  # the next row to the last one; not after a breakdown
         self._largest = 0.0  # scale of the operator as seen so far
@@ -159,6 +160,8 @@ class Krylov:
         Thick restart: rows of ``matrix`` are eigenvectors of :meth:`projection`.
         """
         assert self.basis is not None
+        if self.first_restart is None:
+            self.first_restart = self.order
         projected = self.projection()
         kept = (matrix * (matrix @ projected)).sum(1)
         last = matrix[:, -1] * self.residual

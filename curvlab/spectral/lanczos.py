@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
+from curvlab.spectral import soundness
 from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
 from curvlab.spectral.journal import Journal
@@ -229,11 +230,13 @@ def lanczos(
     Raises
     ------
     OperatorError
-        If the order exceeds the dimension, the start vector is zero, a product is not finite, or
-        the memory holds not even the working vectors.
+        If the order exceeds the dimension, the start vector is zero, the products are not those of
+        a symmetric matrix (:func:`curvlab.spectral.soundness.verify`, three products for each
+        program), or the memory holds not even the working vectors.
     """
     check_order(op, order, "lanczos")
     tier = (memory or Memory.free()).tier(op.dim, op.dtype, order)
+    soundness.verify(op, key)
     first = random_vector(key, op.dim) if start is None else start
     journal = None
     if save is not None:

@@ -85,6 +85,10 @@ class SymmetricOperator(abc.ABC):
         del vector, image
         return ()
 
+    def gradients_per_product(self) -> float:
+        """Return the operations of a product in those of a gradient; NaN if there is none."""
+        return float("nan")
+
     def precision(self) -> AbstractContextManager[Any]:
         """Return the context in which products are traced and computed, whatever the caller's."""
         return jax.enable_x64(self._x64 or self.dtype == np.float64)

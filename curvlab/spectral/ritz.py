@@ -1,7 +1,7 @@
 """Ritz pairs at both ends of one Krylov space, with thick restarts when the basis is full."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,23 +32,28 @@ STRICTER = 0.9
 
 @dataclass(frozen=True)
 class ExtremePairs:
-    """Ritz values (descending), orthonormal vectors and their images, and what they cost."""
+    """Ritz values (descending), orthonormal vectors and their images, and what they cost.
+
+    ``order`` counts all Lanczos steps, ``single_order`` those before the first restart; ``nbytes``
+    is what the basis held.
+    """
 
     values: Float[np.ndarray, " pairs"]
     vectors: Float[np.ndarray, "pairs dim"]
     images: Float[np.ndarray, "pairs dim"]
     order: int
+    single_order: int
     matvecs: int
+    nbytes: int
 
     def outermost(self, largest: int, smallest: int) -> "ExtremePairs":
         """Keep the outermost pairs of each end."""
         chosen = ends(len(self.values), largest, smallest)
-        return ExtremePairs(
-            self.values[chosen],
-            self.vectors[chosen],
-            self.images[chosen],
-            self.order,
-            self.matvecs,
+        return replace(
+            self,
+            values=self.values[chosen],
+            vectors=self.vectors[chosen],
+            images=self.images[chosen],
         )
 
 
@@ -91,7 +96,41 @@ def extreme_pairs(
     tick
         Called with the products spent.
     """
-    pairs = sum(wanted)
+    tier, rows = plan(op, sum(wanted), order, memory)
+    krylov = Krylov(op, first, tier=tier, fresh=fresh)
+    if order is not None:
+        krylov.extend(order, tick)
+    else:
+        _grow(krylov, wanted, tolerance, rows, tick)
+    if tier is Tier.NONE:
+        run = tridiagonal(krylov, random=True, first=first)
+        # Copies that have not converged look like values of their own: compute some more vectors
+        # and let the Rayleigh-Ritz step sort them out.
+        more = (count and count + SPARE for count in wanted)
+        vectors = run.ritz_vectors(**dict(zip(("largest", "smallest"), more, strict=True)))
+        spent = krylov.matvecs + krylov.order - 1
+    else:
+        _, small, chosen = _ritz(krylov, wanted)
+        vectors = _combine(krylov, small[:, chosen].T)
+        spent = krylov.matvecs
+    images = np.asarray(op.matmat(vectors), np.float64)
+    result = rayleigh_ritz(np.asarray(vectors, np.float64), images)
+    steps = krylov.matvecs
+    held = 0 if krylov.basis is None else krylov.basis.nbytes
+    found = ExtremePairs(*result, steps, krylov.first_restart or steps, spent + len(vectors), held)
+    return found.outermost(*wanted) if tier is Tier.NONE else found
+
+
+def plan(
+    op: SymmetricOperator, pairs: int, order: int | None, memory: Memory | None
+) -> tuple[Tier, int]:
+    """Return where the basis lies and at how many rows it is restarted.
+
+    Raises
+    ------
+    OperatorError
+        If the memory holds too few rows for the pairs.
+    """
     memory = memory or Memory.free()
     rows = min(op.dim, order or MOST_ROWS)
     tier = memory.tier(op.dim, op.dtype, rows)
@@ -106,26 +145,7 @@ def extreme_pairs(
                 "fewer pairs, or name an order= (vectors are then computed twice)."
             )
         tier = Tier.DEVICE
-    krylov = Krylov(op, first, tier=tier, fresh=fresh)
-    if order is not None:
-        krylov.extend(order, tick)
-    else:
-        _grow(krylov, wanted, tolerance, max(rows, min(op.dim, pairs + 2)), tick)
-    if tier is Tier.NONE:
-        run = tridiagonal(krylov, random=True, first=first)
-        # Copies that have not converged look like values of their own: compute some more vectors
-        # and let the Rayleigh-Ritz step sort them out.
-        more = (count and count + SPARE for count in wanted)
-        vectors = run.ritz_vectors(**dict(zip(("largest", "smallest"), more, strict=True)))
-        spent = krylov.matvecs + krylov.order - 1
-    else:
-        _, small, chosen = _ritz(krylov, wanted)
-        vectors = _combine(krylov, small[:, chosen].T)
-        spent = krylov.matvecs
-    images = np.asarray(op.matmat(vectors), np.float64)
-    result = rayleigh_ritz(np.asarray(vectors, np.float64), images)
-    found = ExtremePairs(*result, krylov.matvecs, spent + len(vectors))
-    return found.outermost(*wanted) if tier is Tier.NONE else found
+    return tier, max(rows, min(op.dim, pairs + 2))
 
 
 def _grow(
@@ -145,7 +165,7 @@ def _grow(
     # The projected eigenproblem costs little beside a network's product, much beside a small one.
     stride = 1 if krylov.op.dim > 50_000 else 5
     while True:
-        krylov.extend(max(pairs, krylov.order + stride), count)
+        krylov.extend(min(max(pairs, krylov.order + stride), rows), count)
         values, small, chosen = _ritz(krylov, wanted)
         largest = float(np.abs(values).max())
         estimates = np.abs(krylov.residual * small[-1, chosen])

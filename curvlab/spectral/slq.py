@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import scipy.special
 from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
+from curvlab.spectral import soundness
+from curvlab.spectral.cost import Stopwatch
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.density import SignedLogAxis
 from curvlab.spectral.eigenpairs import Eigenpairs
@@ -104,6 +107,7 @@ def slq(
     Bhattacharjee et al. 2024 on deflation.
     """
     _check(op, order, vectors, tolerance, start, deflate, save)
+    watch = Stopwatch()
     atoms, coupling = np.zeros(0), 0.0
     target = op
     if deflate is not None:
@@ -120,16 +124,20 @@ def slq(
             tick(spent)
 
     def measure(runs: list[Tridiagonal], floor: float, extra: int) -> SpectralMeasure:
-        return SpectralMeasure.from_lanczos(
+        products = sum(run.matvecs for run in runs) + extra
+        held = sum(0 if run.basis is None else run.basis.nbytes for run in runs)
+        found = SpectralMeasure.from_lanczos(
             runs,
             dim=op.dim,
             noise_floor=floor,
-            matvecs=sum(run.matvecs for run in runs) + extra,
+            matvecs=products,
             estimand=op.estimand,
             atoms=atoms,
             coupling=coupling,
         )
+        return replace(found, cost=watch.cost(op, products, held))
 
+    soundness.verify(op, key)
     if tolerance is not None:
         return _adaptive(target, key, tolerance, measure, noise_floor, memory, count)
     assert order is not None

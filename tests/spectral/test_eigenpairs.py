@@ -87,3 +87,79 @@ def test_ends_and_bad_requests():
         eigenpairs(op, KEY, order=41)
     with pytest.raises(OperatorError, match="no parameter tree"):
         only_bottom.tree(0)
+
+
+def test_a_verified_end_finds_what_one_krylov_space_cannot_see():
+    # One start vector sees a repeated eigenvalue once; runs on the deflated operator see the rest.
+    eigenvalues = np.r_[np.linspace(0, 1, 400), 3.0, 3.0, 3.0, 2.0]
+    op = Diagonal(eigenvalues)
+    # (A long run does too: rounding errors hold all of them.)
+    plain = eigenpairs(op, KEY, largest=4, smallest=0, order=14)
+    np.testing.assert_allclose(plain.values[:2], [3.0, 2.0], rtol=1e-4)
+    assert plain.values[2] < 1.01
+    assert 0 < plain.miss[0] <= 1
+    assert np.isnan(plain.miss[1:]).all()
+    found = eigenpairs(op, KEY, largest=4, smallest=0, verify=60)
+    np.testing.assert_allclose(found.values, [3.0, 3.0, 3.0, 2.0], rtol=1e-6)
+    assert (found.miss < 1e-3).all()
+    assert found.matvecs > plain.matvecs
+
+
+def test_smallest_end_is_verified_too_and_zeros_of_the_deflation_are_not_taken_for_finds():
+    eigenvalues = np.r_[np.linspace(0.5, 1, 300), -2.0, -2.0, 5.0]
+    found = eigenpairs(Diagonal(eigenvalues), KEY, largest=1, smallest=2, verify=50)
+    np.testing.assert_allclose(found.values, [5.0, -2.0, -2.0], rtol=1e-6)
+    positive = eigenpairs(Diagonal(1 + eigenvalues**2), KEY, largest=1, smallest=1, verify=50)
+    np.testing.assert_allclose(positive.values, [26.0, 1.25], atol=positive.residuals[1])
+
+
+def test_the_miss_bound_holds_over_start_vectors():
+    # The outlier sticks out by more than the gap; short runs overlook it about as often as stated.
+    eigenvalues = np.r_[np.linspace(0, 1, 1000), 1.03]
+    overlooked = 0
+    for seed in range(40):
+        pairs = eigenpairs(
+            Diagonal(eigenvalues),
+            jax.random.key(seed),
+            largest=1,
+            smallest=0,
+            order=45,
+            noise_floor=0.0,
+        )
+        overlooked += 1.03 - pairs.values[0] > pairs.gap * 1.03
+    bound = pairs.miss[0]
+    assert bound < 0.05
+    assert overlooked <= 40 * bound
+
+
+def test_targets_are_met_with_few_products():
+    eigenvalues = np.r_[0.1 * np.random.default_rng(0).normal(size=3000), 1, 2, 4, 8, 16]
+    loose = eigenpairs(Diagonal(eigenvalues), KEY, largest=5, smallest=0, tolerance=1e-2)
+    tight = eigenpairs(Diagonal(eigenvalues), KEY, largest=5, smallest=0, tolerance=1e-8)
+    for pairs in (loose, tight):
+        assert pairs.converged.all()
+        assert (pairs.residuals <= pairs.tolerance * 16).all()
+    assert loose.order < tight.order < 120
+    np.testing.assert_allclose(tight.values, [16, 8, 4, 2, 1], rtol=1e-10)
+
+
+def test_a_warm_start_saves_products_and_quotes_no_miss():
+    rng = np.random.default_rng(0)
+    eigenvalues = np.r_[np.sort(rng.normal(size=4000)), 4.2, 4.4, 4.6]
+    before = eigenpairs(Diagonal(eigenvalues), KEY, largest=3, smallest=0, tolerance=1e-4)
+    later = Diagonal(1.01 * eigenvalues)
+    cold = eigenpairs(later, KEY, largest=3, smallest=0, tolerance=1e-4)
+    warm = eigenpairs(later, KEY, largest=3, smallest=0, tolerance=1e-4, start=before)
+    assert warm.order < cold.order
+    assert np.isnan(warm.miss).all()
+    assert not np.isnan(cold.miss[0])
+    np.testing.assert_allclose(warm.values, cold.values, rtol=1e-6)
+    with pytest.raises(OperatorError, match="length 5"):
+        eigenpairs(later, KEY, start=np.ones(5))
+
+
+def test_forms_of_a_second_operator_split_the_eigenvalue():
+    first, second = np.linspace(-1, 5, 50), np.linspace(0, 1, 50) ** 2
+    pairs = eigenpairs(Diagonal(first + second), KEY, order=50, largest=2, smallest=1)
+    parts = pairs.forms(Diagonal(first)) + pairs.forms(Diagonal(second))
+    np.testing.assert_allclose(parts, pairs.values, atol=1e-12)

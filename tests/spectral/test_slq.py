@@ -21,6 +21,10 @@ def test_a_target_is_met_and_its_cost_is_said():
     assert measure.vectors == 3
     assert mean_error(measure) <= 0.02
     assert measure.matvecs == int(measure.orders.sum()) + 4
+    assert measure.cost.products == measure.matvecs
+    assert measure.cost.seconds > 0
+    assert measure.cost.bytes >= 8 * op.dim * int(measure.orders.sum())
+    assert np.isnan(measure.cost.gradients)  # a diagonal matrix has no gradient
     grid = np.linspace(-0.05, 11, 500)
     band = measure.cdf_band(grid)
     truth = np.mean(BULK[None, :] <= grid[:, None], axis=1)
