@@ -18,6 +18,11 @@ from curvlab.analysis.plan import make_plan as make_plan
 from curvlab.analysis.plan import parse_budget as parse_budget
 from curvlab.analysis.spectrum import OPERATORS as OPERATORS
 from curvlab.analysis.spectrum import Spectrum as Spectrum
+from curvlab.analysis.stability import Stability as Stability
+from curvlab.analysis.stability import StabilityStatistics as StabilityStatistics
+from curvlab.analysis.stability import stability as stability
+from curvlab.analysis.stability import stability_limit as stability_limit
+from curvlab.analysis.trajectory import trajectory as trajectory
 
 # The whole table: `spectrum` is registered by the import above.
 from curvlab.plasticity.registry import DIAGNOSTICS as DIAGNOSTICS

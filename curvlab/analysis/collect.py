@@ -13,8 +13,8 @@ from curvlab.analysis.execute import Outcome
 from curvlab.analysis.plan import DEFAULT_PROBE_SETS, Plan
 from curvlab.analysis.survey import OK
 from curvlab.core.errors import RunError
-from curvlab.plasticity.registry import settings_of
-from curvlab.runs import Run
+from curvlab.plasticity.registry import DIAGNOSTICS, settings_of
+from curvlab.runs import ResultFile, Run
 from curvlab.runs.files import Lock, remove_stale, write_atomic
 from curvlab.runs.layout import Layout
 from curvlab.runs.results import read_netcdf, to_netcdf
@@ -38,7 +38,7 @@ def collect(plan: Plan, outcome: Outcome) -> xr.Dataset:
         If that file cannot be written.
     """
     sources = _sources(plan.run)
-    stored = {(file.diagnostic, file.step, file.probe_set, file.key) for file in plan.run.results()}
+    stored = {(file.diagnostic, file.step, file.probe_set, file.key) for file in _files(plan.run)}
     places = {
         item: (item.diagnostic.name, item.step, item.probe_set, item.key)
         for item in plan.measurements
@@ -67,6 +67,12 @@ def collect(plan: Plan, outcome: Outcome) -> xr.Dataset:
     return dataset
 
 
+def _files(run: Run) -> list[ResultFile]:
+    """Return the results of diagnostics; trajectories have files of their own kind."""
+    known = set(DIAGNOSTICS)
+    return [file for file in run.results() if file.diagnostic in known]
+
+
 def _write_merged(run: Run, dataset: xr.Dataset) -> None:
     layout = Layout(run.path)
     data = to_netcdf(dataset)
@@ -92,7 +98,7 @@ def _merged_file(run: Run) -> Path:
 
 def _sources(run: Run) -> list[str]:
     """Return what identifies the stored results: names, sizes and times."""
-    stats = [(file.path.name, file.path.stat()) for file in run.results()]
+    stats = [(file.path.name, file.path.stat()) for file in _files(run)]
     return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
 
 
@@ -136,7 +142,7 @@ def load_results(run: Run) -> xr.Dataset:
     if merged is not None and list(merged["step"].values) == list(run.steps):
         return merged
     chosen: dict[tuple[str, int, str], tuple[float, xr.Dataset]] = {}
-    for file in run.results():
+    for file in _files(run):
         found = run.read_result(file.diagnostic, file.step, file.probe_set, file.key)
         if found is None:
             continue

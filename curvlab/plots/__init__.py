@@ -20,3 +20,4 @@ from curvlab.plots.training import label_steps as label_steps
 from curvlab.plots.training import plot_curve as plot_curve
 from curvlab.plots.training import plot_intervals as plot_intervals
 from curvlab.plots.training import plot_task_boundaries as plot_task_boundaries
+from curvlab.plots.trajectories import trajectory_figure as trajectory_figure

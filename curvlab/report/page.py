@@ -1,6 +1,6 @@
 """The page itself: sections filled with tables and pictures, rendered and written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from curvlab.report.pictures import Picture
 from curvlab.report.tables import Table
 from curvlab.runs import Run
 from curvlab.runs.files import storing, write_atomic
+from curvlab.runs.results import read_attributes
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _lead(run: Run, dataset: xr.Dataset) -> str:
     analysed = int((dataset["status"] == "ok").sum())
     steps = run.steps
     network = run.specs["network"]
-    what = "A network" if network is None else f"A network of kind {network.name}"
+    what = "A network" if network is None else f"A network ({network.name})"
     tasks = {int(task) for task in dataset["task"].values if task >= 0}
     over = f" on a stream of {len(tasks)} tasks" if len(tasks) > 1 else ""
     return (
@@ -118,6 +119,7 @@ def _sections(run: Run, dataset: xr.Dataset, probe_set: str) -> list[Section]:
         drawn += len(made)
         return tuple(made)
 
+    attributes = [read_attributes(file.path) for file in run.results()]
     operators = measured_operators(dataset, probe_set)
     metrics = run.metrics()
     boundaries = _boundaries(dataset if "task" not in metrics else metrics)
@@ -143,12 +145,13 @@ def _sections(run: Run, dataset: xr.Dataset, probe_set: str) -> list[Section]:
     ]
     for operator in operators:
         spectra = tables.spectra_table(dataset, probe_set, operator)
-        first = dataset[f"{operator}_nodes"].attrs.get("estimand", "")
+        last = int(dataset[f"{operator}_noise_floor"].dropna("step", how="all")["step"].values[-1])
+        estimand = _estimand(run, operator, last)
         sections.append(
             Section(
                 operator.replace("_", "-"),
                 f"Spectrum of the {tables.title(operator)}",
-                f"The matrix is the {first}." if first else "",
+                f"At step {last:,}: {estimand}. Other checkpoints have their own probe sets.",
                 number(pictures.spectrum_pictures, dataset, probe_set, operator),
                 (tables.pairs_table(dataset, probe_set, operator),),
                 (spectra,),
@@ -165,8 +168,18 @@ def _sections(run: Run, dataset: xr.Dataset, probe_set: str) -> list[Section]:
             ),
         )
     )
-    sections.append(_provenance(run))
+    sections.append(_provenance(run, attributes))
     return sections
+
+
+def _estimand(run: Run, operator: str, step: int) -> str:
+    """Return what the spectrum of a matrix at a step was computed of."""
+    for file in run.results():
+        if file.step == step and file.diagnostic == "spectrum":
+            found = run.read_result(file.diagnostic, step, file.probe_set, file.key)
+            if found is not None and f"{operator}_nodes" in found:
+                return str(found[f"{operator}_nodes"].attrs["estimand"])
+    return tables.title(operator)
 
 
 def _boundaries(log: xr.Dataset) -> list[float]:
@@ -175,13 +188,7 @@ def _boundaries(log: xr.Dataset) -> list[float]:
     return [float(step) for step in log["step"].values[np.flatnonzero(np.diff(task))]]
 
 
-def _provenance(run: Run) -> Section:
-    results = [
-        found
-        for file in run.results()
-        if (found := run.read_result(file.diagnostic, file.step, file.probe_set, file.key))
-        is not None
-    ]
+def _provenance(run: Run, attributes: Sequence[Mapping[Any, Any]]) -> Section:
     findings = run.verify()
     verdict = (
         "Every file of the run is as it was written."
@@ -192,10 +199,10 @@ def _provenance(run: Run) -> Section:
         "provenance",
         "Provenance",
         f"{verdict} Results are keyed by settings, data, checkpoint and code version.",
-        tables=(tables.measurements_table(results),),
+        tables=(tables.measurements_table(attributes),),
         details=(
             tables.data_table(run),
-            tables.checkpoints_table(results),
+            tables.checkpoints_table(attributes),
             tables.versions_table(run),
         ),
     )

@@ -37,7 +37,8 @@ WIDTH, HEIGHT = 4.6, 3.2
 """Size of a panel in inches."""
 
 # Print colours, and what they become where the page may be dark.
-_COLOURS = {"#000000": "currentColor", NEUTRAL: "var(--muted)", "#ffffff": "var(--page)"}
+_INK = {"#000000": "currentColor"}
+_COLOURS = {**_INK, NEUTRAL: "var(--muted)", "#ffffff": "var(--page)"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,13 @@ DIAGNOSED = (
 )
 
 
-def drawn(figure: Figure, alt: str, caption: str, number: int) -> Picture:
+def drawn(
+    figure: Figure,
+    alt: str,
+    caption: str,
+    number: int,
+    colours: Mapping[str, str] = _COLOURS,
+) -> Picture:
     """Turn a figure into a picture; ``number`` keeps the names inside apart on one page."""
     buffer = io.StringIO()
     with style({"svg.hashsalt": "curvlab"}):
@@ -101,7 +108,7 @@ def drawn(figure: Figure, alt: str, caption: str, number: int) -> Picture:
         )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    for print_colour, page_colour in _COLOURS.items():
+    for print_colour, page_colour in colours.items():
         svg = re.sub(print_colour, page_colour, svg, flags=re.IGNORECASE)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{number}-", svg)
     # Metadata name vocabularies by web addresses, which nobody needs here.
@@ -170,10 +177,8 @@ def _curve_picture(
         ax = figure.subplots()
         for series, (label, values) in zip(SERIES, curves.items(), strict=False):
             steps = np.asarray(values["step"], np.float64)
-            plot_curve(
-                ax, steps, np.asarray(values, np.float64), series=series, label=label,
-                markers=markers,
-            )  # fmt: skip
+            known = np.asarray(values, np.float64)
+            plot_curve(ax, steps, known, series=series, label=label, markers=markers)
         plot_task_boundaries(ax, list(boundaries))
         label_steps(ax)
         ax.set_ylabel(panel.unit)
@@ -251,7 +256,8 @@ def _map_picture(
         f"Map of the {title(operator)} spectrum at {len(steps)} checkpoints from step "
         f"{steps[0]:,} to {steps[-1]:,}; the eigenvalues are in the tables below."
     )
-    return drawn(figure, alt, caption, number)
+    # The map itself is a bitmap on white, so what lies on it keeps its colours.
+    return drawn(figure, alt, caption, number, _INK)
 
 
 def _band_picture(

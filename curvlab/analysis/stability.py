@@ -1,0 +1,244 @@
+"""How close a checkpoint is to the edge of stability of the optimiser that trained it.
+
+Three largest eigenvalues of the Hessian: as it is, in the metric of the weights' norms, and in the
+metric of the optimiser, there as a share of the optimiser's limit.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import xarray as xr
+from jaxtyping import Array
+
+from curvlab.core.errors import OperatorError
+from curvlab.core.specs import Spec
+from curvlab.curvature import Hessian
+from curvlab.curvature.metric import optimiser_metric, weight_norm_metric
+from curvlab.curvature.parameter_operator import ParameterOperator
+from curvlab.plasticity import DIAGNOSTICS, Diagnostic
+from curvlab.runs import Checkpoint
+from curvlab.spectral import Estimate, eigenpairs
+from curvlab.spectral.noise import NOISE_PRODUCTS
+
+
+@dataclass(frozen=True)
+class StabilityStatistics:
+    """Sharpness of a checkpoint, and what it means for the optimiser in use.
+
+    Attributes
+    ----------
+    sharpness
+        Largest eigenvalue of the Hessian; moves as ``1/‖W‖²`` where the network is normalised.
+    scale_invariant_sharpness
+        The same in the metric ``1/‖W‖²`` of each tensor.
+    limit
+        Largest curvature that the optimiser's steps survive, in its own metric; NaN if unknown.
+    ratio
+        Largest eigenvalue in the optimiser's metric / ``limit``; above 1 full-batch steps diverge
+        along its direction. None if unknown.
+    reason
+        Why ``ratio`` is None, else ``""``.
+    """
+
+    sharpness: Estimate
+    scale_invariant_sharpness: Estimate
+    limit: float
+    ratio: Estimate | None
+    reason: str
+
+
+def stability_limit(optimiser: Spec) -> float:
+    """Return the largest curvature, in the optimiser's metric, at which its steps do not diverge.
+
+    With learning rate ``η``: gradient descent ``2/η``; with momentum ``β`` ``2(1 + β)/η``, after
+    Nesterov ``2(1 + β)/(η(1 + 2β))``, both for RMSProp too; Adam and AdamW
+    ``(2 + 2 b1)/((1 - b1) η)``, weight decay left out.
+
+    Parameters
+    ----------
+    optimiser
+        An optax alias with its settings; optax's defaults fill in the others.
+
+    Raises
+    ------
+    OperatorError
+        If no limit is known for the optimiser.
+
+    References
+    ----------
+    Cohen et al. 2021, *Gradient descent on neural networks typically occurs at the edge of
+    stability*; Cohen et al. 2022, *Adaptive gradient methods at the edge of stability*.
+    """
+    import optax
+
+    known = ("adam", "adamw", "rmsprop", "sgd")
+    if optimiser.name not in known:
+        raise OperatorError(
+            f"The stability limit of {optimiser.name!r} was asked for; it is known for "
+            f"{', '.join(known)}. Compare the sharpness with a limit of your own."
+        )
+    alias: Any = getattr(optax, optimiser.name)
+    defaults = {name: p.default for name, p in inspect.signature(alias).parameters.items()}
+    settings: dict[str, Any] = {**defaults, **optimiser.settings}
+    rate = float(settings["learning_rate"])
+    if optimiser.name in ("adam", "adamw"):
+        b1 = float(settings["b1"])
+        if settings["nesterov"]:
+            raise OperatorError(
+                f"The stability limit of {optimiser.name} with Nesterov momentum is not known. "
+                "Compare the sharpness with a limit of your own."
+            )
+        return (2 + 2 * b1) / ((1 - b1) * rate)
+    momentum = float(settings["momentum"] or 0.0)
+    limit = 2 * (1 + momentum) / rate
+    return limit / (1 + 2 * momentum) if settings["nesterov"] else limit
+
+
+def stability(
+    checkpoint: Checkpoint, key: Array, *, probe_set: str = "current", order: int = 30
+) -> StabilityStatistics:
+    """Measure sharpness, scale-invariant sharpness and the stability ratio of a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint
+        Parameters, and for the ratio the optimiser's spec and state.
+    key
+        Key of the start vector.
+    probe_set
+        A role or the name of a probe set.
+    order
+        Lanczos steps for each of the three matrices.
+
+    Returns
+    -------
+    Each value with the interval of its residual, which contains an eigenvalue; that it is the
+    largest is not certified by a residual.
+
+    Raises
+    ------
+    RunError
+        If the probe set, the network or the objective is not known.
+    OperatorError
+        If the order exceeds the number of parameters.
+
+    Notes
+    -----
+    ``3 (order + 1)`` products, and those of three noise floors. The limit belongs to full-batch
+    steps with a frozen metric: for mini-batches it is a heuristic.
+    """
+    hessian = Hessian(checkpoint.problem(probe_set))
+    invariant = hessian.in_metric(weight_norm_metric(checkpoint.params))
+    sharpness, scale_invariant = (_largest(op, key, order) for op in (hessian, invariant))
+    try:
+        limit, seen = _seen_by_optimiser(checkpoint, hessian)
+    except OperatorError as error:
+        return StabilityStatistics(sharpness, scale_invariant, float("nan"), None, str(error))
+    steep = sharpness if seen is hessian else _largest(seen, key, order)
+    ratio = Estimate(
+        value=steep.value / limit,
+        stderr=steep.stderr,
+        low=steep.low / limit,
+        high=steep.high / limit,
+        level=steep.level,
+        method=steep.method,
+        vectors=steep.vectors,
+        bracket_low=steep.bracket_low / limit,
+        bracket_high=steep.bracket_high / limit,
+        matvecs=steep.matvecs,
+        estimand=f"{steep.estimand}, / {limit:.6g}",
+    )
+    return StabilityStatistics(sharpness, scale_invariant, limit, ratio, "")
+
+
+def _seen_by_optimiser(checkpoint: Checkpoint, hessian: Hessian) -> tuple[float, ParameterOperator]:
+    """Return the optimiser's limit and the Hessian in its metric."""
+    optimiser = checkpoint.optimiser
+    if optimiser is None:
+        raise OperatorError(
+            "The stability ratio needs an optimiser; the checkpoint names none. Store its spec: "
+            "RunWriter.create(..., optimiser=Spec(...))."
+        )
+    limit = stability_limit(optimiser)
+    if optimiser.name == "sgd":
+        return limit, hessian
+    if checkpoint.opt_state is None:
+        raise OperatorError(
+            f"The stability ratio of {optimiser.name} needs its state; the checkpoint holds none. "
+            "Pass opt_state= when checkpoints are saved."
+        )
+    metric = optimiser_metric(optimiser.name, optimiser.settings, checkpoint.opt_state)
+    return limit, hessian.in_metric(metric)
+
+
+def _largest(op: ParameterOperator, key: Array, order: int) -> Estimate:
+    pairs = eigenpairs(op, key, order=order, largest=1, smallest=0)
+    value, low, high = (float(ends[0]) for ends in (pairs.values, pairs.low, pairs.high))
+    return Estimate(
+        value=value,
+        stderr=float("nan"),
+        low=low,
+        high=high,
+        level=1.0,
+        method="residual",
+        vectors=1,
+        bracket_low=low,
+        bracket_high=high,
+        matvecs=pairs.matvecs,
+        estimand=f"largest eigenvalue; {op.estimand}",
+    )
+
+
+@dataclass(frozen=True)
+class Stability(Diagnostic):
+    """Diagnostic of :func:`stability`.
+
+    Attributes
+    ----------
+    order
+        Lanczos steps for each of the three matrices.
+    seed
+        Seed of the start vector, the same one for every checkpoint.
+    """
+
+    name: ClassVar[str] = "stability"
+    order: int = 30
+    seed: int = 0
+
+    def products(self, dim: int) -> int:
+        """Return the cost in operator products.
+
+        Raises
+        ------
+        OperatorError
+            If the order is not between 1 and the dimension.
+        """
+        if not 1 <= self.order <= dim:
+            raise OperatorError(
+                f"stability(order={self.order}) was asked of a matrix with {dim} rows. Use an "
+                f"order from 1 to {dim}."
+            )
+        return 3 * (self.order + 1 + 2 * NOISE_PRODUCTS)
+
+    def __call__(self, checkpoint: Checkpoint, probe_set: str = "current") -> xr.Dataset:
+        """Measure ``sharpness``, ``scale_invariant_sharpness`` and ``stability_ratio``."""
+        key = jax.random.key(self.seed)
+        found = stability(checkpoint, key, probe_set=probe_set, order=self.order)
+        estimates = {
+            "sharpness": found.sharpness,
+            "scale_invariant_sharpness": found.scale_invariant_sharpness,
+            "stability_ratio": found.ratio,
+        }
+        data: dict[str, Any] = {"stability_limit": ((), found.limit, {"reason": found.reason})}
+        for name, estimate in estimates.items():
+            for end in ("value", "low", "high"):
+                value = float("nan") if estimate is None else getattr(estimate, end)
+                full = name if end == "value" else f"{name}_{end}"
+                data[full] = ((), value, {"reason": found.reason if estimate is None else ""})
+        return xr.Dataset(data)
+
+
+# Not as a decorator, which would hide the class from type checkers.
+DIAGNOSTICS.register("stability")(Stability)
