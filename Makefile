@@ -27,7 +27,7 @@ help:
 	@echo "make lint         formatting, style, types, layers"
 	@echo "make docs         build the documentation into site/"
 	@echo "make figures      draw every figure from $(STUDY) again"
-	@echo "make bench        measure the engine (bench-quick: a shorter run)"
+	@echo "make bench        measure curvlab beside other tools, an hour (bench-quick: 5 minutes)"
 	@echo "make clean        delete what these commands made, except runs/"
 
 # --- set-up -----------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks --publish
 
 bench-quick: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks --quick

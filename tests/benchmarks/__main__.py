@@ -1,14 +1,15 @@
 """Measure curvlab beside the other tools: ``python -m tests.benchmarks [--quick]``.
 
-Every question is one file of this folder. Results go into a JSON file, measurement by measurement:
-a run that was killed continues where it stopped, and ``--again`` starts over. A tool that cannot be
-installed or fails is a row with its reason. At the end the tables of ``docs/performance.md`` are
-drawn from the JSON.
+Every question is one file of this folder. Results go into a JSON file, one by one: a run that was
+killed continues where it stopped; a complete one, or ``--again``, starts over. A tool that cannot
+be installed or fails is a row with its reason. ``--publish`` draws the tables of
+``docs/performance.md`` from the JSON and keeps a copy of it beside them.
 """
 
 import argparse
 import importlib
 import os
+import shutil
 import time
 import traceback
 from pathlib import Path
@@ -32,13 +33,18 @@ QUESTIONS = (
 )
 
 
+PAGE, COPY = Path("docs/performance.md"), Path("docs/benchmarks.json")
+
+
 def main() -> None:
     """Ask all questions and draw the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small problems, few repeats")
-    parser.add_argument("--again", action="store_true", help="forget earlier results")
-    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS)
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--again", action="store_true", help="forget earlier answers")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--tables", action="store_true", help="measure nothing, draw the tables")
+    parser.add_argument("--publish", action="store_true", help=f"write {PAGE} and {COPY}")
     parser.add_argument("--output", type=Path, help="JSON file with the results")
     parser.add_argument(
         "--environments",
@@ -46,27 +52,33 @@ def main() -> None:
         default=Path(os.environ.get("CURVLAB_BENCH_ENVIRONMENTS", "build/benchmarks")),
         help="folder for the environments of the other tools",
     )
-    parser.add_argument("--page", type=Path, help="page to draw the tables in (none: print them)")
     options = parser.parse_args()
     name = "benchmarks-quick.json" if options.quick else "benchmarks.json"
     output = options.output or Path("build") / name
-    if options.again:
-        output.unlink(missing_ok=True)
     bench = Bench(Environments(options.environments), output, options.quick, tuple(options.tools))
-    start = time.perf_counter()
-    for question in options.only:
+    if not options.tables:
+        complete = bench.results.pop("complete", False)
+        if options.again or complete:
+            bench.forget(options.only)
+        _ask(bench, options.only)
+    report = importlib.import_module("tests.benchmarks.report")
+    report.draw(bench.results, PAGE if options.publish else None)
+    if options.publish:
+        shutil.copyfile(output, COPY)
+
+
+def _ask(bench: Bench, questions: list[str]) -> None:
+    start, failed = time.perf_counter(), False
+    for question in questions:
         try:
             importlib.import_module(f"tests.benchmarks.{question}").ask(bench)
         except Exception:  # one question must not cost the answers to the others
             traceback.print_exc()
+            failed = True
     bench.results["machine"] = describe(bench)
-    bench.results["total_seconds"] = bench.results.get("total_seconds", 0) + round(
-        time.perf_counter() - start
-    )
+    bench.results["complete"] = not failed and list(QUESTIONS) == questions
     bench.save()
-    print(f"Results in {output}, {time.perf_counter() - start:.0f} s")  # noqa: T201
-    report = importlib.import_module("tests.benchmarks.report")
-    report.draw(bench.results, options.page)
+    print(f"Results in {bench.output}, {time.perf_counter() - start:.0f} s", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -56,6 +56,15 @@ class Bench:
             self.save()
         return where[last]
 
+    def forget(self, questions: list[str]) -> None:
+        """Drop the answers to some questions."""
+        for question in questions:
+            self.results.pop(question, None)
+        seconds = self.results["seconds"]
+        gone = [key for key in seconds if key.split("/")[0] in questions]
+        for key in gone:
+            del seconds[key]
+
     def save(self) -> None:
         """Write all results, replacing the file at once."""
         self.output.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ class Worker:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a worker: so many threads, nothing else of the caller's settings."""
+    """Return the environment of a worker: so many threads, and none of the caller's XLA flags."""
     count = str(threads)
     fixed = {name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_ENABLE"))}

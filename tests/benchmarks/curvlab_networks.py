@@ -29,9 +29,7 @@ def predict_of(spec: dict[str, Any]) -> Any:
         return Native(json.dumps(spec, sort_keys=True))
     if spec["kind"] == "mlp":
         widths = tuple(spec["widths"])
-        return Predict(
-            MLP(widths=widths[1:-1], outputs=widths[-1], activation=spec["activation"])
-        )
+        return Predict(MLP(widths=widths[1:-1], outputs=widths[-1], activation=spec["activation"]))
     if spec["kind"] == "nature":
         return Predict(NETWORKS["atari"](actions=spec["outputs"]))
     return Predict(NETWORKS["resnet"](outputs=spec["outputs"]))
@@ -44,7 +42,10 @@ def state_of(arrays: Arrays) -> Any:
     dtype = arrays.inputs.dtype
 
     def statistics(scale: Any) -> dict[str, Any]:
-        return {"mean": jnp.zeros(scale.shape, dtype), "var": jnp.full(scale.shape, 1 - 1e-5, dtype)}
+        return {
+            "mean": jnp.zeros(scale.shape, dtype),
+            "var": jnp.full(scale.shape, 1 - 1e-5, dtype),
+        }
 
     params = as_tree(arrays)
     norms = {name: statistics(leaf["scale"]) for name, leaf in params.items() if "scale" in leaf}

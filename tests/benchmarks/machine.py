@@ -24,7 +24,9 @@ def describe(bench: Bench) -> dict[str, Any]:
     return {
         "processor": _first("/proc/cpuinfo", "model name"),
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "memory": _first("/proc/meminfo", "MemTotal"),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -1,5 +1,8 @@
 """The benchmark networks in PyTorch."""
 
+# These packages are in the environments of the tools, not in this one.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+
 from typing import Any
 
 import numpy as np

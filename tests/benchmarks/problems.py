@@ -6,6 +6,7 @@ order; convolution kernels are (height, width, in, out), dense kernels (in, out)
 the same functions; `same_object` checks that they are the same before anything is timed.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def shapes(spec: dict[str, Any]) -> list[tuple[int, ...]]:
     """Return the shapes of all weights, in order."""
     if spec["kind"] == "mlp":
         widths = spec["widths"]
-        return [s for i, o in zip(widths, widths[1:], strict=False) for s in ((i, o), (o,))]
+        return [s for i, o in itertools.pairwise(widths) for s in ((i, o), (o,))]
     if spec["kind"] == "resnet18":
         found: list[tuple[int, ...]] = [(3, 3, spec["shape"][-1], 64), (64,), (64,)]
         for inside, outside, stride in residual_blocks():
@@ -93,7 +94,7 @@ def shapes(spec: dict[str, Any]) -> list[tuple[int, ...]]:
     features = side * side * outside
     hidden = [512] if spec["kind"] == "nature" else []
     widths = [features, *hidden, spec["outputs"]]
-    return found + [s for i, o in zip(widths, widths[1:], strict=False) for s in ((i, o), (o,))]
+    return found + [s for i, o in itertools.pairwise(widths) for s in ((i, o), (o,))]
 
 
 def initial(spec: dict[str, Any], seed: int) -> list[np.ndarray]:

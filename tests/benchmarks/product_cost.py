@@ -1,5 +1,6 @@
 """What does one product cost, beside a gradient and beside the machine's matrix product?"""
 
+import itertools
 from typing import Any
 
 from tests.benchmarks import problems
@@ -14,7 +15,7 @@ def flops(spec: dict[str, Any], examples: int) -> dict[str, float]:
     product: two terms in each: 6. Cached Gauss-Newton: 4. The first layer has constant inputs: 2.
     """
     widths = spec["widths"]
-    units = [2.0 * examples * i * o for i, o in zip(widths, widths[1:], strict=False)]
+    units = [2.0 * examples * i * o for i, o in itertools.pairwise(widths)]
     counts = {"gradient": 3, "hessian": 6, "ggn": 4}
     return {name: 2 * units[0] + count * sum(units[1:]) for name, count in counts.items()}
 

@@ -4,7 +4,7 @@ A tool lives in its own process and environment (`worker`). Flat vectors that cr
 in the order of `problems.Arrays`. `products` counts every product of the operator, whoever asks.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class Absent(Exception):
 class Tool:
     """Base of all tools: everything is absent until overridden."""
 
-    absent: dict[str, str] = {}
+    absent: ClassVar[dict[str, str]] = {}
 
     def __init__(self, arrays: Arrays):
         self.arrays = arrays

@@ -1,7 +1,7 @@
 """curvlab, and SciPy's ARPACK on curvlab's products."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +156,9 @@ class Curvlab(OwnQuestions, CurvlabProducts):
 class Arpack(CurvlabProducts):
     """SciPy's ``eigsh`` on curvlab's products."""
 
-    absent = dict.fromkeys(("spectrum", "quadrature", "trace"), "eigenvalues only")
+    absent: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("spectrum", "quadrature", "trace"), "eigenvalues only"
+    )
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
         op = self.fresh().to_scipy()
@@ -179,4 +181,3 @@ class Arpack(CurvlabProducts):
             values = error.eigenvalues
         self.counting = False
         return {"values": np.sort(values)[::-1], "products": self.products - before}
-

@@ -1,6 +1,9 @@
 """matfree, laplax and traceax on the benchmark networks written with JAX's native convolution."""
 
-from typing import Any
+# These packages are in the environments of the tools, not in this one.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +146,7 @@ class Matfree(JaxTool):
 class Laplax(JaxTool):
     """``laplax``: its Hessian product and its low-rank Lanczos."""
 
-    absent = {
+    absent: ClassVar[dict[str, str]] = {
         "spectrum": "no density; returns Ritz values only",
         "quadrature": "no density; returns Ritz values only",
         "trace": "no trace estimator",
@@ -212,7 +215,7 @@ class Laplax(JaxTool):
 class Traceax(JaxTool):
     """``traceax``: its trace estimators; XTrace is the best of them here."""
 
-    absent = {
+    absent: ClassVar[dict[str, str]] = {
         "spectrum": "traces only",
         "quadrature": "traces only",
         "ritz": "traces only",

@@ -1,8 +1,11 @@
 """PyHessian, curvlinops and hessian-eigenthings, called as their documentation says."""
 
+# These packages are in the environments of the tools, not in this one.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+
 import importlib
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -83,7 +86,7 @@ class TorchTool(Tool):
 class PyHessian(TorchTool):
     """``pyhessian.hessian`` on one resident batch: its product reuses the first backward pass."""
 
-    absent = {"gauss_newton": "Hessian only"}
+    absent: ClassVar[dict[str, str]] = {"gauss_newton": "Hessian only"}
 
     def __init__(self, arrays: Arrays):
         super().__init__(arrays)
@@ -323,4 +326,8 @@ class Eigenthings(TorchTool):
 
         found = trace(self.fresh(), num_matvecs=budget, seed=seed)
         half = 1.959964 * found.stderr  # it returns a standard error; the usual reading of it
-        return {"value": found.estimate, "low": found.estimate - half, "high": found.estimate + half}
+        return {
+            "value": found.estimate,
+            "low": found.estimate - half,
+            "high": found.estimate + half,
+        }

@@ -42,7 +42,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return np.where(np.isfinite(value), value, None).tolist() if value.dtype.kind == "f" else value.tolist()  # fmt: skip  # noqa: E501
+        entries = value.tolist()
+        if value.dtype.kind != "f" or np.isfinite(value).all():
+            return entries
+        return [x if np.isfinite(x) else None for x in np.ravel(value).tolist()]
     if isinstance(value, np.generic):
         return value.item()
     return value
@@ -101,7 +104,7 @@ def serve() -> None:
     out.flush()
     for line in sys.stdin:
         try:
-            reply = answer(tool, json.loads(line))
+            reply: dict[str, Any] = answer(tool, json.loads(line))
         except Absent as reason:
             reply = {"absent": str(reason)}
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Make the public oracle set: ``python -m tests.oracles.make_set [FOLDER]`` (some minutes).
+"""Make the public oracle set: ``python -m tests.oracles.make_set [FOLDER [NAME ...]]``.
 
 Four small classifiers of handwritten digits at points that are hard in different ways, each with
 all eigenvalues of its Hessian and Gauss-Newton matrix in float64. Everything is NumPy; the dense
@@ -8,6 +8,7 @@ the two must agree to 1e-9. ``docs/oracle-set.md`` says how to use the set.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -19,6 +20,9 @@ FOLDER = Path(__file__).parent / "set"
 EXAMPLES = 500
 SIZES = (64, 32, 32, 10)
 NARROW = (64, 5, 5, 10)
+BLOCK = 2
+"""Vectors that the second route pushes through at once; divides the number of parameters."""
+
 PROBES = 7
 """Seed of the three fixed vectors whose products are stored."""
 
@@ -56,17 +60,17 @@ def healthy(x, y):
 
 
 def dead(x, y):
-    """Fit fifty tasks of random labels one after the other with ReLU units: many die."""
+    """Fit seven tasks of random labels one after the other with ReLU units: many die."""
     rng = np.random.default_rng(1)
     theta, labels = start(rng, SIZES, "relu"), y
-    for _ in range(50):
+    for _ in range(7):
         labels = rng.integers(0, 10, len(y))
 
         def gradient(point, _, labels=labels):
             rows = rng.integers(0, len(labels), 128)
             return dense_mlp.gradient(point, x[rows], labels[rows], SIZES, "relu")
 
-        theta = adam(theta, gradient, 1e-2, 150)
+        theta = adam(theta, gradient, 5e-3, 150)
     return theta, labels, "relu"
 
 
@@ -108,15 +112,23 @@ def saddle(x, y):
 
 
 def edge(x, y):
-    """Full-batch gradient descent until the largest eigenvalue is about 2 / rate."""
+    """Descend with the full batch until the largest eigenvalue has grown to 2 / rate."""
     rng = np.random.default_rng(3)
     theta = start(rng, SIZES, "tanh")
-    for _ in range(4000):
+    vector = rng.normal(size=len(theta))
+    for _ in range(200):
         theta = theta - EDGE_RATE * dense_mlp.gradient(theta, x, y, SIZES, "tanh")
-    return theta, y, "tanh"
+        for _ in range(4):  # power iteration, warm from the step before
+            vector = vector / np.linalg.norm(vector)
+            step = theta + 1e-30j * vector
+            image = np.imag(dense_mlp.gradient(step, x, y, SIZES, "tanh")) / 1e-30
+            largest, vector = vector @ image, image
+        if largest * EDGE_RATE >= 2:
+            return theta, y, "tanh"
+    raise RuntimeError("the edge of stability was not reached")
 
 
-EDGE_RATE = 0.5
+EDGE_RATE = 1.0
 CHECKPOINTS = {"healthy": healthy, "dead": dead, "saddle": saddle, "edge": edge}
 
 
@@ -138,8 +150,10 @@ def stacked_products(theta, x, y, activation):
             return -chosen.mean()
 
         _, product = jax.linearize(jax.grad(loss), jnp.asarray(theta, jnp.float64))
-        many = jax.jit(jax.vmap(product))
-        rows = [np.asarray(many(block)) for block in np.array_split(np.eye(len(theta)), 100)]
+        # The linear map is an argument: as a constant it would be folded into the program.
+        many = jax.jit(lambda linear, vectors: jax.vmap(linear)(vectors))
+        columns = np.eye(len(theta)).reshape(-1, BLOCK, len(theta))
+        rows = [np.asarray(many(product, block)) for block in columns]
     dense = np.concatenate(rows)
     return (dense + dense.T) / 2
 
@@ -147,7 +161,7 @@ def stacked_products(theta, x, y, activation):
 def gauss_newton(theta, x, activation):
     """Return the dense Gauss-Newton matrix ``(1/n) Σ_i J_iᵀ L_i L_iᵀ J_i``, one row of ``Lᵀ J``
     for all examples at a time, with ``L = diag √p - p √pᵀ``.
-    """  # noqa: D205
+    """
     z, inputs, slopes = dense_mlp.forward(theta, x, SIZES, activation)
     arrays = dense_mlp.unflatten(theta, SIZES)
     p = dense_mlp.softmax(z)
@@ -174,13 +188,14 @@ def dead_units(theta, x):
     return [int((first == 0).all(0).sum()), int((second == 0).all(0).sum())]
 
 
-def main(folder):
-    """Write the data and the four checkpoints."""
+def main(folder, names):
+    """Write the data and the checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
-    digits = load_digits()
+    digits: Any = load_digits()
     x, y = digits.data[:EXAMPLES] / 16, digits.target[:EXAMPLES]
     np.savez_compressed(folder / "digits.npz", sixteenths=digits.data[:EXAMPLES].astype(np.uint8))
-    for name, make in CHECKPOINTS.items():
+    for name in names:
+        make = CHECKPOINTS[name]
         theta, labels, activation = make(x, y)
         theta = theta.astype(np.float32)  # a tool in float32 sees the very same point
         point = theta.astype(np.float64)
@@ -216,4 +231,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, sys.argv[2:] or list(CHECKPOINTS))

@@ -42,8 +42,8 @@ def score_eigenvalues(values, truth, *, tolerance=1e-4):
             start = i
     return {
         "largest": largest.tolist(),
-        "smallest": float(np.abs(values[-1] - truth[-1]) / scale) if len(values) else np.nan,
-        "ghosts": ghosts,
+        "smallest": float(np.abs(values[-1] - truth[-1]) / scale) if len(values) else float("nan"),
+        "ghosts": int(ghosts),
     }
 
 
