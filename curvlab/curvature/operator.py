@@ -219,7 +219,7 @@ class CurvatureOperator(ParameterOperator):
         are linearised anew in every product.
         """
         how, batch = self.linearisation(), next(iter(self.problem.placed()))
-        key = (how, self.problem.streamed, jax.tree.map(jnp.shape, batch).weights)
+        key = (how, self.problem.streamed, jnp.shape(batch.weights))
         if key not in _operations:
             problem = self.problem
             with self.precision():
