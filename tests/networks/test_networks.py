@@ -38,7 +38,7 @@ def parameters(network, inputs):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes(network, inputs)[0]))
 
 
-def draw(network, inputs):
+def draw(network, inputs) -> Any:
     """Return random parameters and state without compiling the network's own initialisers."""
     rng = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def draw(network, inputs):
     return params, state
 
 
-def apply(network, params, inputs, state=None):
+def apply(network, params, inputs, state=None) -> Any:
     return jax.jit(Predict(network))(params, inputs, state)
 
 
@@ -155,7 +155,7 @@ def test_noise_is_data_and_its_absence_the_mean():
     kernel = layer["kernel"] + layer["kernel_sigma"] * np.outer(noise["in"], noise["out"])
     bias = layer["bias"] + layer["bias_sigma"] * noise["out"]
     values = np.random.default_rng(1).normal(size=(5, kernel.shape[0])).astype(np.float32)
-    found = NoisyDense(1).apply({"params": layer, "noise": noise}, jnp.asarray(values))
+    found: Any = NoisyDense(1).apply({"params": layer, "noise": noise}, jnp.asarray(values))
     np.testing.assert_allclose(found, values @ kernel + bias, atol=1e-5)
 
 
