@@ -105,6 +105,8 @@ PUBLIC_NAMES: dict[str, str] = {
     "condition_number": "curvlab.spectral",
     "diagonal": "curvlab.spectral",
     "effective_dimension": "curvlab.spectral",
+    "Progress": "curvlab.spectral",
+    "progress_bar": "curvlab.spectral",
     "eigenpairs": "curvlab.spectral",
     "expectation_trace": "curvlab.spectral",
     "frobenius_norm": "curvlab.spectral",
@@ -224,7 +226,9 @@ if TYPE_CHECKING:
     from curvlab.spectral import condition_number as condition_number
     from curvlab.spectral import diagonal as diagonal
     from curvlab.spectral import effective_dimension as effective_dimension
+    from curvlab.spectral import Progress as Progress
     from curvlab.spectral import eigenpairs as eigenpairs
+    from curvlab.spectral import progress_bar as progress_bar
     from curvlab.spectral import expectation_trace as expectation_trace
     from curvlab.spectral import frobenius_norm as frobenius_norm
     from curvlab.spectral import lanczos as lanczos

@@ -22,6 +22,8 @@ from curvlab.spectral.lanczos import lanczos as lanczos
 from curvlab.spectral.measure import SpectralMeasure as SpectralMeasure
 from curvlab.spectral.memory import Memory as Memory
 from curvlab.spectral.operator import SymmetricOperator as SymmetricOperator
+from curvlab.spectral.progress import Progress as Progress
+from curvlab.spectral.progress import progress_bar as progress_bar
 from curvlab.spectral.ranks import SpectralRanks as SpectralRanks
 from curvlab.spectral.ranks import rank_curve as rank_curve
 from curvlab.spectral.ranks import spectral_ranks as spectral_ranks

@@ -1,6 +1,5 @@
 """Eigenpairs at both ends of the spectrum, certified by true residuals."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import NOISE_PRODUCTS, noise_floor_at
 from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.progress import Tick
 from curvlab.spectral.ritz import ExtremePairs, extreme_pairs, plan
 
 GAP = 0.01
@@ -156,7 +156,7 @@ def eigenpairs(
     noise_floor: float | None = None,
     krylov: Tridiagonal | None = None,
     memory: Memory | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Tick | None = None,
 ) -> Eigenpairs:
     """Approximate the largest and the smallest eigenpairs of ``op``.
 
@@ -191,7 +191,7 @@ def eigenpairs(
     memory
         What the basis may take.
     tick
-        Called with the number of products spent after each Lanczos step.
+        Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
     Returns
     -------

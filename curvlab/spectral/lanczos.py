@@ -4,7 +4,6 @@ The recurrence is in :mod:`curvlab.spectral.krylov`; here are its result and the
 """
 
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from curvlab.spectral.journal import Journal
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.progress import Progress, Tick
 
 GHOST = 1e-6
 """Ritz values closer than this share of the spectrum's width count as copies of one another."""
@@ -72,6 +72,11 @@ class Tridiagonal:
     op: SymmetricOperator = field(repr=False)
     first: Any = field(repr=False)
     predicted_loss: float = field(repr=False)
+
+    @property
+    def unit_roundoff(self) -> float:
+        """``ε`` of the products."""
+        return float(jnp.finfo(self.op.dtype).eps)
 
     @property
     def order(self) -> int:
@@ -199,7 +204,7 @@ def lanczos(
     start: Float[Any, " dim"] | None = None,
     memory: Memory | None = None,
     save: str | os.PathLike[str] | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Tick | None = None,
 ) -> Tridiagonal:
     """Tridiagonalise ``op`` on the Krylov space of one start vector.
 
@@ -220,7 +225,7 @@ def lanczos(
         Folder in which every step is saved (the rows take as much space there as in memory). The
         same call goes on where a killed one stopped, with the same numbers bit for bit.
     tick
-        Called with the number of steps done after each of them.
+        Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -252,5 +257,5 @@ def lanczos(
         journal = Journal(save, identity, dim=op.dim, dtype=op.dtype, window=window)
     with journal or nullcontext():
         krylov = Krylov(op, first, tier=tier, journal=journal)
-        krylov.extend(order, tick)
+        krylov.extend(order, None if tick is None else lambda done: tick(Progress(done, order)))
     return tridiagonal(krylov, random=start is None, first=first)

@@ -73,7 +73,8 @@ class SpectralMeasure:
         eigenvectors, and each stands in the measure with weight ``1 / dim``, exactly.
     coupling
         ``‖A Q - Q Θ‖₂`` of the deflated pairs: no eigenvalue is further than this from one of the
-        atoms or of the complement (Weyl), so ``x`` is widened by it.
+        atoms or of the complement (Weyl), so ``x`` is widened by it. Without a stored basis also
+        ``m ε max |θ|``, by which rounding smears out eigenvalues (Greenbaum 1989).
     orthogonal
         Whether the Lanczos vectors were kept orthogonal. If not, Ritz values repeat: the weights
         are still right, the number of nodes means nothing.
@@ -124,6 +125,10 @@ class SpectralMeasure:
             offdiagonal[row, : m - 1] = run.offdiagonal
             offdiagonal[row, m - 1] = run.residual
         norms = np.array([run.start_norm2 for run in runs])
+        # Without reorthogonalisation Lanczos sees every eigenvalue smeared out by rounding.
+        smear = max(
+            0.0 if run.basis is not None else run.order * run.unit_roundoff for run in runs
+        ) * float(np.abs(nodes).max())
         return cls(
             nodes,
             weights,
@@ -138,7 +143,7 @@ class SpectralMeasure:
             matvecs,
             estimand,
             np.zeros(0) if atoms is None else np.sort(atoms),
-            coupling,
+            coupling + smear,
             all(run.basis is not None for run in runs),
         )
 

@@ -15,6 +15,7 @@ from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.lanczos import tridiagonal
 from curvlab.spectral.memory import WORKING_VECTORS, Memory
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Progress, Tick
 
 MOST_ROWS = 300
 """Rows at which the basis is restarted even where memory would hold more: orthogonalisation and the
@@ -73,7 +74,7 @@ def extreme_pairs(
     order: int | None,
     fresh: Callable[[int], Array] | None,
     memory: Memory | None,
-    tick: Callable[[int], None] | None,
+    tick: Tick | None,
 ) -> ExtremePairs:
     """Return the outermost Ritz pairs of a Krylov space.
 
@@ -94,12 +95,12 @@ def extreme_pairs(
     memory
         What the basis may take.
     tick
-        Called with the products spent.
+        Called with the :class:`Progress` after each step.
     """
     tier, rows = plan(op, sum(wanted), order, memory)
     krylov = Krylov(op, first, tier=tier, fresh=fresh)
     if order is not None:
-        krylov.extend(order, tick)
+        krylov.extend(order, None if tick is None else lambda done: tick(Progress(done, order)))
     else:
         _grow(krylov, wanted, tolerance, rows, tick)
     if tier is Tier.NONE:
@@ -153,23 +154,21 @@ def _grow(
     wanted: tuple[int, int],
     tolerance: float,
     rows: int,
-    tick: Callable[[int], None] | None,
+    tick: Tick | None,
 ) -> None:
     """Extend and restart until the wanted pairs have converged by the recurrence's estimate."""
     pairs = sum(wanted)
-
-    def count(_: int) -> None:
-        if tick is not None:
-            tick(krylov.matvecs)
-
     # The projected eigenproblem costs little beside a network's product, much beside a small one.
     stride = 1 if krylov.op.dim > 50_000 else 5
     while True:
-        krylov.extend(min(max(pairs, krylov.order + stride), rows), count)
+        krylov.extend(min(max(pairs, krylov.order + stride), rows))
         values, small, chosen = _ritz(krylov, wanted)
         largest = float(np.abs(values).max())
         estimates = np.abs(krylov.residual * small[-1, chosen])
-        done = len(chosen) == pairs and bool((estimates <= STRICTER * tolerance * largest).all())
+        error = float(estimates.max() / (largest or 1.0))
+        done = len(chosen) == pairs and error <= STRICTER * tolerance
+        if tick is not None:
+            tick(Progress(krylov.matvecs, None, error, tolerance))
         if done or krylov.exhausted or krylov.matvecs >= MOST_PRODUCTS:
             return
         if krylov.order >= rows:

@@ -24,6 +24,7 @@ from curvlab.spectral.measure import SpectralMeasure
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
 from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.progress import Progress, Tick
 
 DECADES = 3
 """Decades of the signed logarithmic axis on which the error of a measure is averaged."""
@@ -53,7 +54,7 @@ def slq(
     noise_floor: float | None = None,
     memory: Memory | None = None,
     save: str | os.PathLike[str] | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Tick | None = None,
 ) -> SpectralMeasure:
     """Estimate the spectral measure of ``op`` by stochastic Lanczos quadrature.
 
@@ -88,7 +89,7 @@ def slq(
     save
         Folder in which every step is saved; the same call goes on where a killed one stopped.
     tick
-        Called with the products spent so far after each step.
+        Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -117,11 +118,11 @@ def slq(
         noise_floor = deflate.noise_floor if noise_floor is None else noise_floor
     spent = 0
 
-    def count(_: int) -> None:
+    def count(_: Any) -> None:
         nonlocal spent
         spent += 1
-        if tick is not None:
-            tick(spent)
+        if tick is not None and order is not None:
+            tick(Progress(spent, order * vectors))
 
     def measure(runs: list[Tridiagonal], floor: float, extra: int) -> SpectralMeasure:
         products = sum(run.matvecs for run in runs) + extra
@@ -139,7 +140,7 @@ def slq(
 
     soundness.verify(op, key)
     if tolerance is not None:
-        return _adaptive(target, key, tolerance, measure, noise_floor, memory, count)
+        return _adaptive(target, key, tolerance, measure, noise_floor, memory, tick)
     assert order is not None
     runs: list[Tridiagonal] = []
     for index in range(vectors):
@@ -228,7 +229,7 @@ def _adaptive(
     measure: Callable[[list[Tridiagonal], float, int], SpectralMeasure],
     noise_floor: float | None,
     memory: Memory | None,
-    count: Callable[[int], None],
+    tick: Tick | None,
 ) -> SpectralMeasure:
     vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
     most = min(op.dim, MOST_STEPS)
@@ -238,12 +239,16 @@ def _adaptive(
     while True:
         order = min(max(order + STRIDE, int(GROWTH * order)), most)
         for space in spaces:
-            space.extend(order, count)
+            space.extend(order)
         runs = [tridiagonal(space, random=True, first=None) for space in spaces]
         ended = order == most or all(space.exhausted for space in spaces)
         # One vector tells how far the quadrature is; all are looked at once it is far enough.
         first = measure(runs[:1], noise_floor or 0.0, extra)
-        if not ended and _bracket_error(first) > (1 - RANDOM_SHARE) * tolerance:
+        error = _bracket_error(first)
+        if tick is not None:
+            spent = sum(space.matvecs for space in spaces)
+            tick(Progress(spent, None, error, (1 - RANDOM_SHARE) * tolerance))
+        if not ended and error > (1 - RANDOM_SHARE) * tolerance:
             continue
         if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
             noise_floor = measured_noise_floor(op, runs[0], key)
