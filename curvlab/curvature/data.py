@@ -22,7 +22,8 @@ class Batch:
 
     inputs: PyTree
     targets: PyTree
-    weights: Float[Array | np.ndarray, " examples"]
+    # As every pytree it may hold descriptions of arrays too, for instance while JAX lowers.
+    weights: PyTree
 
 
 class Batches:

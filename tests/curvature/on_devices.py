@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
 
 PROCESSES, RANK, PORT = (int(word) for word in sys.argv[1:4])
 EVERYTHING = "everything" in sys.argv
 if PROCESSES > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{PORT}", PROCESSES, RANK)
+    # Now, while the processes are together: gloo waits 30 seconds for a peer's first sum.
+    sync_global_devices("start")
 
 from curvlab.curvature import Batches, GaussNewton, Hessian, Problem  # noqa: E402
 from curvlab.objectives import cross_entropy  # noqa: E402
@@ -64,14 +67,13 @@ def main() -> None:
     streamed = make(Batches(inputs, targets, size=40, weights=weights))
     found: dict[str, Any] = {
         "devices": len(jax.devices()),
-        "one": spectra(resident),
         "resident": spectra(resident.sharded()),
         "streamed": spectra(streamed.sharded()),
     }
     if EVERYTHING:
-        found["one"] |= others(resident)
         found["resident"] |= others(resident.sharded())
         found["streamed"] |= others(streamed.sharded())
+    found["one"] = spectra(resident) | (others(resident) if EVERYTHING else {})
     (batch,) = resident.sharded().placed()
     found["rows"] = [shard.data.shape[0] for shard in batch.inputs.addressable_shards]
     run = lanczos(Hessian(resident.sharded()), KEY, order=2)
