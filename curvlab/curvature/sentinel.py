@@ -5,7 +5,7 @@ is what only a problem can know: its data, its randomness, and the gradient behi
 """
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from zlib import crc32
 
@@ -191,7 +191,7 @@ def few_examples(problem: Problem, size: int) -> Batch:
 
 
 @contextmanager
-def explained_derivatives() -> Iterator[None]:
+def explained_derivatives() -> Generator[None, None, None]:
     """Say what to do when a function of the user's has no forward derivative."""
     try:
         yield
