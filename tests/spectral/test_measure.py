@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral import Dense, Diagonal, SpectralMeasure, slq
+from curvlab.spectral.brackets import extremal_sums
 from curvlab.spectral.lanczos import lanczos
 from tests.spectra import rotated, spectra
 
@@ -106,6 +107,47 @@ def test_affine_maps_of_the_matrix_move_the_nodes_only(eigenvalues, factor, shif
     if one.exact.any() or two.exact.any() or one.offdiagonal[:, :-1].min() < 1e-6:
         return  # breakdown thresholds are relative to the norm, which a shift changes
     np.testing.assert_allclose(two.nodes, factor * one.nodes + shift, atol=1e-7 * (factor + 3))
+
+
+@settings(max_examples=10)
+@given(spectra(dims=(24,)), st.integers(2, 6), st.integers(-100, 100))
+def test_every_claim_scales_with_the_matrix(eigenvalues, order, power):
+    factor, unit = 2.0**power, np.abs(eigenvalues).max()
+    start = np.random.default_rng(4).normal(size=24)
+    one, _ = measure_of_start(eigenvalues / unit, order, start)
+    two, _ = measure_of_start(factor * (eigenvalues / unit), order, start)
+    points = np.linspace(-1.05, 1.05, 7)
+    for ours, scaled in zip(one.bracket(points), two.bracket(factor * points), strict=True):
+        np.testing.assert_allclose(scaled, ours, atol=1e-9)
+    np.testing.assert_allclose(two.grid, factor * one.grid, rtol=1e-9, atol=1e-9 * factor)
+    first, second = one.expectation(np.abs), two.expectation(np.abs)
+    assert second.low == pytest.approx(factor * first.low, rel=1e-6, abs=1e-9 * factor)
+    assert second.high == pytest.approx(factor * first.high, rel=1e-6, abs=1e-9 * factor)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1.0, 1e170])
+def test_brackets_neither_vanish_nor_overflow(scale):
+    rng = np.random.default_rng(0)
+    diagonal, offdiagonal = rng.normal(size=6), np.abs(rng.normal(size=6))
+    points = np.linspace(-2, 2, 9)
+    expected = extremal_sums(diagonal, offdiagonal, points)
+    found = extremal_sums(scale * diagonal, scale * offdiagonal, scale * points)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@given(spectra(dims=(5, 24)))
+def test_known_eigenvalues_are_their_own_measure(eigenvalues):
+    measure = SpectralMeasure.from_eigenvalues(eigenvalues[::-1])
+    assert measure.complete
+    scale = np.abs(eigenvalues).max()
+    for x in (eigenvalues[2] + 1e-9 * scale, 0.3 * scale):
+        found = measure.cdf(x)
+        assert found.method == "exact"
+        for value in (found.low, found.value, found.high):
+            assert value == pytest.approx(np.mean(eigenvalues <= x), abs=1e-9)
+    exact = measure.expectation(np.abs)
+    assert exact.low == pytest.approx(np.abs(eigenvalues).mean(), rel=1e-9)
+    assert exact.high == pytest.approx(np.abs(eigenvalues).mean(), rel=1e-9)
 
 
 def test_mass_and_negative_fraction_agree_with_the_cdf():
