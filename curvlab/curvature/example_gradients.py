@@ -172,7 +172,7 @@ class GradientProgram:
                 assert site.product is not None
                 (derivative,), inputs = seen[id(site)]
                 pairs.append(site.product.factors(site.equation, derivative, inputs))
-            x, d = (jnp.concatenate(side) for side in zip(*pairs, strict=True))
+            x, d = (_wide(jnp.concatenate(side)) for side in zip(*pairs, strict=True))
             if number in self.as_rows:
                 rows.append((x.T @ d).reshape(-1))
             else:
@@ -190,7 +190,7 @@ class GradientProgram:
 
                 (parts,) = jax.vjp(again, chosen)[1](ds)
                 total = {n: t + parts[n] if n in parts else t for n, t in total.items()}
-        rows += [total[n].reshape(-1) for n in generic]
+        rows += [_wide(total[n]).reshape(-1) for n in generic]
         return scale, tuple(rows), tuple(factors)
 
     def _evaluate(
@@ -377,6 +377,11 @@ def _views(jaxpr: core.Jaxpr, count: int) -> dict[Any, int]:
             ):
                 views[out] = views[source]
     return views
+
+
+def _wide(array: Array) -> Array:
+    """Return an array in float32 at least: sums over half-precision products keep few digits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

@@ -31,8 +31,8 @@ from curvlab.curvature.problem import Problem
 
 REDUCTIONS = ("trace", "logit-sum")
 
-# Gradients kept at a time, and what the program of one block of examples may hold, in bytes.
-PANEL_BYTES = 2**30
+# What is kept of gradients at a time, and what one block of examples may hold, in bytes.
+PANEL_BYTES = 2**31
 BLOCK_BYTES = 2**27
 # Clusters of the reference (its environments have ten states).
 CLUSTERS = 10
@@ -209,7 +209,7 @@ def gradient_gram(
     Cost: one gradient per example and n² products of what is kept for each, all over again for each
     output with ``outputs="trace"``. What is kept is one number per input and output of a dense
     layer and the gradient of a convolution; for parameters used in any other way it is their
-    gradient. Beyond 1 GiB of it the examples are taken in panels, and gradients are computed more
+    gradient. Beyond 2 GiB of it the examples are taken in panels, and gradients are computed more
     than once. All examples are brought into memory, as the matrix is.
 
     References
@@ -285,7 +285,7 @@ def _gram(
     program = gradient_program(scalar, problem.params, problem.state, one)
     params, state = jax.tree.leaves(problem.params), jax.tree.leaves(problem.state)
     each = problem.layout.dtype.itemsize
-    block = max(1, min(count, BLOCK_BYTES // (each * program.held)))
+    block = max(1, min(count, BLOCK_BYTES // (each * (program.held + program.kept))))
 
     def features(start: int) -> Features:
         some = np.minimum(np.arange(start, start + block), count - 1)

@@ -111,6 +111,16 @@ CASES: dict[str, Any] = {
     "standardised": (standardised, {"a": draw(48, 5), "c": draw(5, 3)}),
     "looped": (looped, {"a": draw(48, 5), "d": draw(5, 5), "c": draw(5, 3)}),
 }
+# What is no plain product with data; everything else is found to be one.
+GENERIC = {
+    "dense": ("b",),
+    "native convolution": ("b",),
+    "matmul convolution": ("b",),
+    "layer norm": ("b", "scale"),
+    "tied": ("a",),
+    "standardised": ("a",),
+    "looped": ("d",),
+}
 INPUTS, LABELS = draw(EXAMPLES, 4, 4, 3), RNG.integers(0, 3, EXAMPLES)
 
 
@@ -158,24 +168,7 @@ def test_equals_the_dense_matrix_of_gradients(name):
     kernel = np.einsum("icp,jcp->ij", of_outputs, of_outputs)
     np.testing.assert_allclose(outputs_of(found), cosines(kernel), atol=1e-10)
     assert sorted(found.factored + found.explicit + found.generic) == sorted(problem.params)
-
-
-@pytest.mark.parametrize(
-    ("name", "generic"),
-    [
-        ("dense", ("b",)),
-        ("native convolution", ("b",)),
-        ("matmul convolution", ("b",)),
-        ("layer norm", ("b", "scale")),
-        ("shared", ()),
-        ("places", ()),
-        ("tied", ("a",)),
-        ("standardised", ("a",)),
-        ("looped", ("d",)),
-    ],
-)
-def test_structure_is_found_where_there_is_some(name, generic):
-    assert gradient_gram(problem_of(name), outputs=None).generic == generic
+    assert found.generic == GENERIC.get(name, ())
 
 
 @pytest.mark.parametrize("name", ["matmul convolution", "places", "shared"])
@@ -227,6 +220,34 @@ def test_centring_subtracts_the_weighted_mean_and_leaves_out_weight_zero():
         assert np.isnan(found.matrix[:, 3]).all()
         assert found.summary.examples == EXAMPLES - 1
         assert found.zero_gradients == 0
+
+
+def test_running_statistics_are_no_parameters():
+    """As in batch norm on running statistics: a scale meets the state before it meets the data."""
+
+    def predict(params, inputs, state):
+        hidden = inputs.reshape(len(inputs), -1) @ params["a"]
+        factor = params["scale"] * jax.lax.rsqrt(state["variance"] + 1e-5)
+        return jax.nn.relu((hidden - state["mean"]) * factor + params["b"]) @ params["c"]
+
+    params = CASES["layer norm"][1]
+    state = {"mean": draw(5), "variance": RNG.uniform(1, 2, 5)}
+    found = gradient_gram(
+        Problem(predict, cross_entropy, params, (INPUTS, LABELS), state=state), outputs=None
+    )
+    closed = Problem(lambda p, x: predict(p, x, state), cross_entropy, params, (INPUTS, LABELS))
+    gradients = rows(closed)
+    np.testing.assert_allclose(found.matrix, cosines(gradients @ gradients.T), atol=1e-10)
+
+
+def test_half_precision_parameters_are_summed_in_float32():
+    predict, params = CASES["dense"]
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)
+    inputs = jnp.asarray(INPUTS, jnp.bfloat16)
+    matrix = gradient_gram(Problem(predict, cross_entropy, half, (inputs, LABELS))).matrix
+    np.testing.assert_allclose(np.diagonal(matrix), 1, atol=1e-6)
+    wide = gradient_gram(problem_of("dense")).matrix
+    np.testing.assert_allclose(matrix, wide, atol=0.05)
 
 
 def test_zero_gradients_are_left_out_and_counted():
