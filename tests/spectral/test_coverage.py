@@ -6,6 +6,8 @@ runs simulated together. The one-sided 95 % Clopper-Pearson bound of the coverag
 coverage does not exclude 0.95 (one-sided, 99.9 %).
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ class Host(SymmetricOperator):
         )
         self.entries = np.asarray(entries, np.float64)
 
-    def product(self, vector):
+    def product(self, vector) -> Any:
         return self.entries * vector
 
     def matmat(self, rows):

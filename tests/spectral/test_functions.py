@@ -1,5 +1,7 @@
 """Traces of functions: brackets for the start vectors, intervals for the spectrum, refusals."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -26,9 +28,8 @@ def positive(eigenvalues):
 def of_vectors(f, eigenvalues, vectors):
     """Return ``n`` times the pooled ``∫ f dF_l`` of the start vectors, by their definition."""
     dim = len(eigenvalues)
-    g2 = sum(
-        np.asarray(random_vector(start_key(KEY, i), dim), np.float64) ** 2 for i in range(vectors)
-    )
+    rows = [np.asarray(random_vector(start_key(KEY, i), dim)) for i in range(vectors)]
+    g2 = (np.stack(rows).astype(np.float64) ** 2).sum(0)
     return dim * (g2 * f(eigenvalues)).sum() / g2.sum()
 
 
@@ -64,7 +65,7 @@ def test_gauss_and_gauss_radau_hold_the_logarithm(eigenvalues, order, decades):
 def test_the_sandwich_is_far_tighter_than_a_general_bracket():
     values = np.linspace(0, 1, 400)
     op = positive(values)
-    settings = {"order": 12, "vectors": 8, "noise_floor": 0.0}
+    settings: dict[str, Any] = {"order": 12, "vectors": 8, "noise_floor": 0.0}
     special = log_determinant(op, KEY, shift=0.1, **settings)
     general = expectation_trace(op, lambda x: np.log(x + 0.1), KEY, **settings)
     assert special.value == pytest.approx(general.value, rel=1e-4)
@@ -80,7 +81,7 @@ def test_deflated_pairs_are_summed_exactly():
     values = np.r_[np.linspace(0, 0.01, 290), np.geomspace(1, 100, 10)]
     op = positive(values)
     pairs = eigenpairs(op, KEY, order=60, largest=10, smallest=0, noise_floor=1e-12)
-    settings = {"order": 12, "vectors": 8, "noise_floor": 1e-12}
+    settings: dict[str, Any] = {"order": 12, "vectors": 8, "noise_floor": 1e-12}
     plain = expectation_trace(op, lambda x: x, KEY, **settings)
     deflated = expectation_trace(op, lambda x: x, KEY, deflate=pairs, **settings)
     for found in (plain, deflated):
@@ -92,7 +93,7 @@ def test_deflated_pairs_are_summed_exactly():
 
 def test_noise_widens_the_logarithm():
     op = positive(np.linspace(0, 1, 200))
-    settings = {"shift": 0.1, "order": 15, "vectors": 8}
+    settings: dict[str, Any] = {"shift": 0.1, "order": 15, "vectors": 8}
     quiet = log_determinant(op, KEY, noise_floor=0.0, **settings)
     noisy = log_determinant(op, KEY, noise_floor=0.01, **settings)
     assert noisy.low < quiet.low < quiet.high < noisy.high
