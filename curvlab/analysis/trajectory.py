@@ -214,7 +214,7 @@ def _measure(
     described = {
         field.name: getattr(pairs, field.name)
         for field in fields(Eigenpairs)
-        if field.name not in (*_ARRAYS, "layout")
+        if field.name not in (*_ARRAYS, "layout", "cost")
     }
     found = xr.Dataset(data).assign(_comparison(settings, before, pairs, measure))
     stored = {
