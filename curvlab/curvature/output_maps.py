@@ -30,7 +30,12 @@ def output_hessians(objective: Objective, outputs: PyTree, targets: PyTree) -> A
     """Return the dense Hessian of each example's loss in its own outputs."""
 
     def one(output: PyTree, target: PyTree) -> Array:
-        flat, unravel = ravel_pytree(output)
+        # Eigenvalues of the result are wanted, which half precision does not have.
+        flat, unravel = ravel_pytree(
+            jax.tree.map(
+                lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), output
+            )
+        )
 
         def loss(point: Array) -> Array:
             example = jax.tree.map(lambda leaf: leaf[None], (unravel(point), target))

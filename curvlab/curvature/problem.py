@@ -182,7 +182,7 @@ class Problem:
             f"mean {self.objective.name} over {self.examples} examples",
             f"{self.layout.dim} parameters"
             if block is None
-            else f"{block.dim} of {self.layout.dim} parameters ({', '.join(block.names)})",
+            else f"{block.dim} of {self.layout.dim} parameters ({_listed(block.names)})",
             "no penalty"
             if self.penalty is None
             else "penalty included"
@@ -335,3 +335,9 @@ def _spread(params: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(
         lambda leaf: leaf if on_mesh(leaf, mesh) else place(leaf, replicated(mesh)), params
     )
+
+
+def _listed(names: tuple[str, ...], most: int = 6) -> str:
+    """Return names as a list that fits into a report."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -180,6 +180,18 @@ def test_gauss_newton_promises_no_sign_for_losses_that_bend_down():
         assert np.linalg.eigvalsh(op.to_dense()).min() > -1e-14
 
 
+def test_convexity_is_checked_for_outputs_in_half_precision():
+    def low(params, inputs):
+        return dense.predict(params, inputs).astype(jnp.bfloat16)
+
+    def squares(outputs, targets):
+        return ((outputs.astype(jnp.float32) - targets) ** 2).sum(axis=1)
+
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dense.PARAMS)
+    batch = (dense.INPUTS.astype(np.float32), dense.VALUES.astype(np.float32))
+    assert GaussNewton(Problem(low, squares, params, batch)).positive_semidefinite
+
+
 def test_float32_and_float64_draw_the_same_labels():
     with float64():
         wide = make(cross_entropy, dense.LABELS)
