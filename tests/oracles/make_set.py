@@ -112,20 +112,38 @@ def saddle(x, y):
 
 
 def edge(x, y):
-    """Descend with the full batch until the largest eigenvalue has grown to 2 / rate."""
+    """Descend with the full batch at a rate that is too large until it just is not any more.
+
+    The largest eigenvalue first exceeds 2 / rate, the iterates oscillate and settle where it falls
+    to 2 / rate. The last step is shortened so that it is met to a thousandth.
+    """
     rng = np.random.default_rng(3)
     theta = start(rng, SIZES, "tanh")
     vector = rng.normal(size=len(theta))
-    for _ in range(200):
-        theta = theta - EDGE_RATE * dense_mlp.gradient(theta, x, y, SIZES, "tanh")
-        for _ in range(4):  # power iteration, warm from the step before
+
+    def largest(point, repeats):
+        nonlocal vector
+        for _ in range(repeats):  # power iteration, warm from the call before
             vector = vector / np.linalg.norm(vector)
-            step = theta + 1e-30j * vector
+            step = point + 1e-30j * vector
             image = np.imag(dense_mlp.gradient(step, x, y, SIZES, "tanh")) / 1e-30
-            largest, vector = vector @ image, image
-        if largest * EDGE_RATE >= 2:
-            return theta, y, "tanh"
-    raise RuntimeError("the edge of stability was not reached")
+            value, vector = vector @ image, image
+        return value
+
+    def down(point, rate):
+        return point - rate * dense_mlp.gradient(point, x, y, SIZES, "tanh")
+
+    for _ in range(20):
+        theta = down(theta, EDGE_RATE)
+    largest(theta, 20)
+    while largest(down(theta, EDGE_RATE), 10) * EDGE_RATE > 2:
+        theta = down(theta, EDGE_RATE)
+    short, long = 0.0, EDGE_RATE
+    for _ in range(10):
+        middle = (short + long) / 2
+        above = largest(down(theta, middle), 15) * EDGE_RATE > 2
+        short, long = (middle, long) if above else (short, middle)
+    return down(theta, (short + long) / 2), y, "tanh"
 
 
 EDGE_RATE = 1.0
