@@ -108,8 +108,8 @@ def test_what_cannot_be_computed_is_refused():
         log_determinant(op, KEY, shift=1e-3, order=5, noise_floor=1e-3)
     with pytest.raises(OperatorError, match="does not promise to be one"):
         log_determinant(Diagonal(-values), KEY, shift=1.0, order=5)
-    with pytest.raises(OperatorError, match=r"Rayleigh quotient of -"):
-        log_determinant(positive(-values), KEY, shift=2.0, order=5)
+    with pytest.raises(OperatorError, match=r"positive semidefinite.* -\d"):
+        log_determinant(positive(-values), KEY, shift=2.0, order=5, noise_floor=0.0)
     with pytest.raises(OperatorError, match="not finite everywhere"):
         expectation_trace(Diagonal(values - 0.5), np.log, KEY, order=5)
     with pytest.raises(OperatorError, match=r"expectation_trace\(vectors=4\)"):
