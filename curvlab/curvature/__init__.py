@@ -1,5 +1,6 @@
 """Curvature matrices of a problem, one file each, as operators on flat parameter vectors."""
 
+from curvlab.curvature.cosines import CosineSummary as CosineSummary
 from curvlab.curvature.data import Batches as Batches
 from curvlab.curvature.drawn_targets import perturb_outputs as perturb_outputs
 from curvlab.curvature.fisher import EmpiricalFisher as EmpiricalFisher
@@ -8,7 +9,6 @@ from curvlab.curvature.fisher import MonteCarloFisher as MonteCarloFisher
 from curvlab.curvature.gauss_newton import GaussNewton as GaussNewton
 from curvlab.curvature.gradient_covariance import GradientCovariance as GradientCovariance
 from curvlab.curvature.gradient_covariance import GradientSecondMoment as GradientSecondMoment
-from curvlab.curvature.gram import CosineSummary as CosineSummary
 from curvlab.curvature.gram import GradientGram as GradientGram
 from curvlab.curvature.gram import gradient_gram as gradient_gram
 from curvlab.curvature.hessian import Hessian as Hessian

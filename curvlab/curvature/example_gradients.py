@@ -19,15 +19,18 @@ from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.trees import path_name
-from curvlab.core.windows import windows
+from curvlab.curvature.traced_products import (
+    Factors,
+    Product,
+    bind,
+    inline,
+    reached_from,
+    read_atom,
+    shape_of,
+)
 
-# Calls whose body is evaluated in place. Custom derivative rules stay: they say what a ReLU's
-# derivative is at zero.
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 # What changes the place of entries and nothing else: inner products of gradients stay the same.
 _VIEWS = {"reshape", "transpose", "squeeze", "expand_dims", "copy", "rev"}
-# (..., places, inputs) and (..., places, outputs); the numbers differ from pair to pair.
-Factors = tuple[Array, Array]
 
 # Pairs of places multiplied at once, in bytes.
 _PAIR_BYTES = 2**26
@@ -93,7 +96,7 @@ class Site:
 
     equation: Any
     leaves: tuple[int, ...]
-    product: "_Product | None"
+    product: Product | None
 
     @property
     def results(self) -> list[Any]:
@@ -206,8 +209,8 @@ class GradientProgram:
         }
         operands: dict[int, list[Any]] = {}
         for equation in jaxpr.eqns:
-            inputs = [_read(atom, values) for atom in equation.invars]
-            results = _bind(equation, inputs)
+            inputs = [read_atom(atom, values) for atom in equation.invars]
+            results = bind(equation, inputs)
             if id(equation) in extra:
                 operands[id(equation)] = inputs
                 added = extra[id(equation)]
@@ -216,7 +219,7 @@ class GradientProgram:
                     for v, r in zip(equation.outvars, results, strict=True)
                 ]
             values.update(zip(equation.outvars, results, strict=True))
-        (value,) = (_read(atom, values) for atom in jaxpr.outvars)
+        (value,) = (read_atom(atom, values) for atom in jaxpr.outvars)
         return value, [operands[id(site.equation)] for site in self.sites]
 
     def _replay(self, site: Site, arguments: list[Any], operands: list[Any]) -> list[Any]:
@@ -225,15 +228,15 @@ class GradientProgram:
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, self.closed.consts, strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=False))
         makers = {out: equation for equation in jaxpr.eqns for out in equation.outvars}
-        reached = _reached(jaxpr, jaxpr.invars[: self.count])
-        data = _reached(jaxpr, jaxpr.invars[len(arguments) :])
+        reached = reached_from(jaxpr, jaxpr.invars[: self.count])
+        data = reached_from(jaxpr, jaxpr.invars[len(arguments) :])
 
         def read(atom: Any) -> Any:
             if isinstance(atom, core.Literal):
                 return atom.val
             if atom not in values:
                 equation = makers[atom]
-                results = _bind(equation, [read(a) for a in equation.invars])
+                results = bind(equation, [read(a) for a in equation.invars])
                 values.update(zip(equation.outvars, results, strict=True))
             return values[atom]
 
@@ -241,7 +244,7 @@ class GradientProgram:
             read(atom) if isinstance(atom, core.Var) and atom in reached - data else operand
             for atom, operand in zip(site.equation.invars, operands, strict=True)
         ]
-        found = dict(zip(site.equation.outvars, _bind(site.equation, inputs), strict=True))
+        found = dict(zip(site.equation.outvars, bind(site.equation, inputs), strict=True))
         return [found[variable] for variable in site.results]
 
 
@@ -281,18 +284,18 @@ def _program(
         return function(*jax.tree.unflatten(treedef, leaves))
 
     closed = jax.make_jaxpr(flat)(*shapes)
-    closed = jax.make_jaxpr(partial(_inline, closed))(*shapes)
+    closed = jax.make_jaxpr(partial(inline, closed))(*shapes)
     jaxpr = closed.jaxpr
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     count, shared = len(names), len(names) + len(jax.tree.leaves(rest))
-    data = _reached(jaxpr, jaxpr.invars[shared:])
-    makes = [_reached(jaxpr, [variable]) - data for variable in jaxpr.invars[:count]]
+    data = reached_from(jaxpr, jaxpr.invars[shared:])
+    makes = [reached_from(jaxpr, [variable]) - data for variable in jaxpr.invars[:count]]
     sites: list[Site] = []
     for equation in jaxpr.eqns:
         if any(isinstance(a, core.Var) and a in data for a in equation.invars):
             variables = {a for a in equation.invars if isinstance(a, core.Var)}
             users = tuple(n for n, made in enumerate(makes) if made & variables)
-            site = Site(equation, users, _Product.of(equation, data))
+            site = Site(equation, users, Product.of(equation, data))
             if users and site.results:
                 sites.append(site)
     views = _views(jaxpr, count)
@@ -331,39 +334,6 @@ def _cheaper_as_rows(places: int, inputs: int, outputs: int) -> bool:
     return inputs * outputs <= places**2 * (inputs + outputs)
 
 
-def _inline(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
-    """Evaluate a program; under ``make_jaxpr`` this traces it with its calls inlined."""
-    values: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    values.update(zip(closed.jaxpr.invars, arguments, strict=True))
-    for equation in closed.jaxpr.eqns:
-        inputs = [_read(atom, values) for atom in equation.invars]
-        body = equation.params.get("jaxpr") if equation.primitive.name in _CALLS else None
-        if isinstance(body, core.Jaxpr):
-            body = core.ClosedJaxpr(body, [])
-        results = _bind(equation, inputs) if body is None else _inline(body, *inputs)
-        values.update(zip(equation.outvars, results, strict=True))
-    return [_read(atom, values) for atom in closed.jaxpr.outvars]
-
-
-def _bind(equation: Any, inputs: list[Any]) -> list[Any]:
-    settings = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*inputs, **settings)
-    return list(results) if equation.primitive.multiple_results else [results]
-
-
-def _read(atom: Any, values: dict[Any, Any]) -> Any:
-    return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-
-def _reached(jaxpr: core.Jaxpr, start: Sequence[Any]) -> set[Any]:
-    """Return the variables that depend on some of ``start``."""
-    found = set(start)
-    for equation in jaxpr.eqns:
-        if any(isinstance(a, core.Var) and a in found for a in equation.invars):
-            found.update(equation.outvars)
-    return found
-
-
 def _views(jaxpr: core.Jaxpr, count: int) -> dict[Any, int]:
     """Return the variables that hold one parameter leaf with its entries in some order."""
     views = {variable: number for number, variable in enumerate(jaxpr.invars[:count])}
@@ -371,7 +341,7 @@ def _views(jaxpr: core.Jaxpr, count: int) -> dict[Any, int]:
         source = equation.invars[0] if len(equation.invars) == 1 else None
         if isinstance(source, core.Var) and source in views:
             out = equation.outvars[0]
-            same = prod(_shape(out)) == prod(_shape(source))
+            same = prod(shape_of(out)) == prod(shape_of(source))
             if equation.primitive.name in _VIEWS or (
                 equation.primitive.name == "broadcast_in_dim" and same
             ):
@@ -382,88 +352,3 @@ def _views(jaxpr: core.Jaxpr, count: int) -> dict[Any, int]:
 def _wide(array: Array) -> Array:
     """Return an array in float32 at least: sums over half-precision products keep few digits."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return tuple(variable.aval.shape)
-
-
-@dataclass(frozen=True)
-class _Product:
-    """A product of a parameter with data, or a convolution, that has a gradient in factors.
-
-    Attributes
-    ----------
-    parameter
-        The operand made of parameters.
-    contracted
-        Its axes over which the sum runs, and those of the data; empty for a convolution.
-    right
-        Whether the parameter is the right operand.
-    shape
-        Numbers of places, of inputs and of outputs.
-    """
-
-    parameter: Any
-    contracted: tuple[tuple[int, ...], tuple[int, ...]]
-    right: bool
-    shape: tuple[int, int, int]
-
-    @classmethod
-    def of(cls, equation: Any, data: set[Any]) -> "_Product | None":
-        """Describe an equation, or return None if it is no plain product or convolution."""
-        name, operands, settings = equation.primitive.name, equation.invars, equation.params
-        driven = [isinstance(a, core.Var) and a in data for a in operands]
-        total = prod(_shape(equation.outvars[0]))
-        if name == "dot_general" and sum(driven) == 1:
-            contracted, batched = settings["dimension_numbers"]
-            mine, other = (1, 0) if driven[0] else (0, 1)
-            if batched[mine]:
-                return None
-            shape = _shape(operands[mine])
-            inputs = prod(shape[axis] for axis in contracted[mine])
-            outputs = prod(shape) // inputs
-            axes = tuple(contracted[mine]), tuple(contracted[other])
-            return cls(operands[mine], axes, driven[0], (total // outputs, inputs, outputs))
-        if name == "conv_general_dilated" and driven == [True, False]:
-            if settings["feature_group_count"] != 1 or settings["batch_group_count"] != 1:
-                return None
-            if any(step != 1 for step in settings["lhs_dilation"]):
-                return None
-            kernel = _shape(operands[1])
-            outputs = kernel[settings["dimension_numbers"].rhs_spec[0]]
-            return cls(
-                operands[1], ((), ()), True, (total // outputs, prod(kernel) // outputs, outputs)
-            )
-        return None
-
-    @property
-    def use(self) -> tuple[Any, tuple[int, ...]]:
-        """What makes the gradients of two sites add up entry by entry."""
-        return self.parameter, self.contracted[0]
-
-    def factors(self, equation: Any, derivative: Array, operands: list[Any]) -> Factors:
-        """Return ``(places, inputs)`` and ``(places, outputs)``."""
-        places, inputs, outputs = self.shape
-        if equation.primitive.name == "conv_general_dilated":
-            settings = equation.params
-            layout = settings["dimension_numbers"]
-            x = windows(
-                _channels_last(operands[0], layout.lhs_spec),
-                [operands[1].shape[axis] for axis in layout.rhs_spec[2:]],
-                strides=settings["window_strides"],
-                padding=settings["padding"],
-                dilation=settings["rhs_dilation"],
-            )
-            d = _channels_last(derivative, layout.out_spec)
-            return x.reshape(places, inputs), d.reshape(places, outputs)
-        data = operands[0] if self.right else operands[1]
-        free = [axis for axis in range(data.ndim) if axis not in self.contracted[1]]
-        x = data.transpose(*free, *self.contracted[1]).reshape(places, inputs)
-        if self.right:
-            return x, derivative.reshape(places, outputs)
-        return x, derivative.reshape(outputs, places).T
-
-
-def _channels_last(images: Array, spec: Sequence[int]) -> Array:
-    return jnp.transpose(images, (spec[0], *spec[2:], spec[1]))

@@ -5,7 +5,6 @@ is in :mod:`curvlab.curvature.example_gradients`. The matrices on the parameter 
 :class:`curvlab.GradientSecondMoment` and :class:`curvlab.GradientCovariance`.
 """
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
@@ -15,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
-from scipy.cluster.vq import kmeans2
 
 from curvlab.core.errors import ProblemError
 from curvlab.core.precision import exact_matmul
+from curvlab.curvature.cosines import CosineSummary, clusters_of, summary_of
 from curvlab.curvature.data import Batch
 from curvlab.curvature.example_gradients import (
     Features,
@@ -34,40 +33,6 @@ REDUCTIONS = ("trace", "logit-sum")
 # What is kept of gradients at a time, and what one block of examples may hold, in bytes.
 PANEL_BYTES = 2**31
 BLOCK_BYTES = 2**27
-# Clusters of the reference (its environments have ten states).
-CLUSTERS = 10
-
-
-@dataclass(frozen=True)
-class CosineSummary:
-    """What a matrix of cosines is like, over the pairs of different examples that count.
-
-    Attributes
-    ----------
-    examples
-        Examples that count: positive weight and a gradient that is not zero.
-    mean, mean_absolute
-        Mean cosine and mean absolute cosine of pairs.
-    negative_fraction
-        Share of pairs with a negative cosine (they interfere).
-    effective_rank
-        ``exp(−Σ p log p)`` with ``p`` the eigenvalues of the cosine matrix over their sum.
-    stable_rank
-        ``Σ λ² / λ_max²``: squared Frobenius over squared spectral norm.
-    largest_share
-        ``λ_max / examples``; 1 if all gradients are collinear.
-    block_contrast
-        Mean cosine of pairs within a cluster minus that between clusters.
-    """
-
-    examples: int
-    mean: float
-    mean_absolute: float
-    negative_fraction: float
-    effective_rank: float
-    stable_rank: float
-    largest_share: float
-    block_contrast: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +92,7 @@ class GradientGram:
         k-means on the rows of the cosine matrix, from centres that lie far apart: no random
         numbers.
         """
-        return _clusters(self.cosines)
+        return clusters_of(self.cosines)
 
     @cached_property
     def order(self) -> Int[np.ndarray, " examples"]:
@@ -143,12 +108,12 @@ class GradientGram:
     @cached_property
     def summary(self) -> CosineSummary:
         """Scalar summaries of the cosines of the gradients."""
-        return _summary(self.cosines, self.clusters)
+        return summary_of(self.cosines, self.clusters)
 
     @cached_property
     def output_summary(self) -> CosineSummary | None:
         """Scalar summaries of the cosines of the output gradients."""
-        return None if self.outputs is None else _summary(self.outputs, _clusters(self.outputs))
+        return None if self.outputs is None else summary_of(self.outputs, clusters_of(self.outputs))
 
 
 @dataclass(frozen=True)
@@ -362,48 +327,3 @@ def _cosines(
     safe = np.where(found, norms, np.nan)
     cosines = np.clip(gram / np.outer(safe, safe), -1.0, 1.0)
     return cosines, np.where(some, norms * scale, np.nan)
-
-
-def _clusters(cosines: Float[np.ndarray, "examples examples"]) -> Int[np.ndarray, " examples"]:
-    counted = np.isfinite(np.diagonal(cosines))
-    labels = np.full(len(cosines), -1)
-    rows = cosines[np.ix_(counted, counted)]
-    if not len(rows):
-        return labels
-    centres = [int(np.argmin(((rows - rows.mean(axis=0)) ** 2).sum(axis=1)))]
-    distance = ((rows - rows[centres[0]]) ** 2).sum(axis=1)
-    while len(centres) < CLUSTERS and distance.max() > 1e-12 * len(rows):
-        centres.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, ((rows - rows[centres[-1]]) ** 2).sum(axis=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a cluster may run empty; it has no members then
-        found = kmeans2(rows, rows[centres], iter=100, minit="matrix")[1]
-    sizes = np.bincount(found, minlength=len(centres))
-    rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
-    labels[counted] = rank[found]
-    return labels
-
-
-def _summary(
-    cosines: Float[np.ndarray, "examples examples"], labels: Int[np.ndarray, " examples"]
-) -> CosineSummary:
-    counted = np.isfinite(np.diagonal(cosines))
-    matrix, labels = cosines[np.ix_(counted, counted)], labels[counted]
-    count = len(matrix)
-    if count < 2:
-        return CosineSummary(count, *(float("nan"),) * 7)
-    pairs = np.triu_indices(count, 1)
-    values, together = matrix[pairs], labels[pairs[0]] == labels[pairs[1]]
-    spectrum = np.maximum(np.linalg.eigvalsh(matrix), 0.0)
-    shares = spectrum[spectrum > 0] / spectrum.sum()
-    both = together.any() and not together.all()
-    return CosineSummary(
-        count,
-        float(values.mean()),
-        float(np.abs(values).mean()),
-        float((values < 0).mean()),
-        float(np.exp(-(shares * np.log(shares)).sum())),
-        float((spectrum**2).sum() / spectrum[-1] ** 2),
-        float(spectrum[-1] / count),
-        float(values[together].mean() - values[~together].mean()) if both else float("nan"),
-    )
