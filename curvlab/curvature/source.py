@@ -20,7 +20,6 @@ from curvlab.core.devices import over_examples, place, replicated
 from curvlab.core.errors import ProblemError
 from curvlab.curvature.data import Batch, as_batch, check_like
 
-
 Item = TypeVar("Item")
 
 
