@@ -98,16 +98,16 @@ def saddle(x, y):
         if np.linalg.norm(g) < 1e-13:
             break
     w1, b1, w2, b2, w3, b3 = dense_mlp.unflatten(theta, NARROW)
-    for wide, narrow in ((32, 5),):
-        owner = np.arange(wide) % narrow
-        share = rng.normal(1.0, 2.0, size=(2, wide))
-        for layer in range(2):
-            total = np.zeros(narrow)
-            np.add.at(total, owner, share[layer])
-            share[layer] /= total[owner]
-        w1, b1 = w1[:, owner], b1[owner]
-        w2, b2 = (w2[owner] * share[0][:, None])[:, owner], b2[owner]
-        w3 = w3[owner] * share[1][:, None]
+    wide, narrow = SIZES[1], NARROW[1]
+    owner = np.arange(wide) % narrow
+    share = rng.normal(1.0, 2.0, size=(2, wide))
+    for layer in range(2):
+        total = np.zeros(narrow)
+        np.add.at(total, owner, share[layer])
+        share[layer] /= total[owner]
+    w1, b1 = w1[:, owner], b1[owner]
+    w2, b2 = (w2[owner] * share[0][:, None])[:, owner], b2[owner]
+    w3 = w3[owner] * share[1][:, None]
     return np.concatenate([a.ravel() for a in (w1, b1, w2, b2, w3, b3)]), y, "tanh"
 
 

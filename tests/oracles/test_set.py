@@ -62,10 +62,11 @@ def test_points_are_what_their_names_say():
     assert all(c["route_gap"] <= 1e-9 for c in found.values())
     assert found["healthy"]["eigenvalues"][-1] > 0
     saddle = found["saddle"]
-    assert saddle["gradient_norm"] <= 1e-5  # float32 rounding of an exact stationary point
+    # What L-BFGS and the rounding to float32 leave of an exact stationary point.
+    assert saddle["gradient_norm"] <= 1e-3 * saddle["eigenvalues"][-1]
     assert saddle["eigenvalues"][0] < -1e-4 * saddle["eigenvalues"][-1]
     stability = found["edge"]["eigenvalues"][-1] * make_set.EDGE_RATE / 2
-    assert 0.9 <= stability <= 1.1
+    assert 0.99 <= stability <= 1.01
     dead = found["dead"]
     counted = make_set.dead_units(dead["params"].astype(float), dead["inputs"])
     assert counted == dead["dead_units"].tolist()

@@ -1,0 +1,151 @@
+"""The harness itself, without the other tools: arrays, counted operations, targets, tables."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.benchmarks import problems
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, state_of
+from tests.benchmarks.environments import Environments
+from tests.benchmarks.networks_jax import predictor
+from tests.benchmarks.product_cost import flops
+from tests.benchmarks.report import BEGIN, END, draw
+from tests.benchmarks.targets import targets
+
+ROW = {"seconds": 1.0, "spread": [1, 1], "peak_bytes": 2**30}
+DENSITY = {**ROW, "first_seconds": 2.0, "only_first": False, "products": 98, "band_width": 0.1}
+RESULTS = {
+    "machine": {"processor": "a processor", "cores": 2, "versions": {"own": {"jax": "1"}}},
+    "seconds": {"density_time/mlp": 60.0},
+    "product_cost": {
+        "mlp": {
+            "peak_flops": 1e11,
+            "flops": {"gradient": 1e10, "hessian": 7e10, "ggn": 1e10},
+            **{
+                which: {"curvlab": ROW, "pyhessian": {"reason": "Hessian only"}}
+                for which in ("gradient", "hessian", "ggn")
+            },
+        }
+    },
+    "lanczos_steps": {
+        "mlp": {"order": 90, "ratio": 1.3, "orthogonality_float64": 2e-6, "tier": "device"}
+    },
+    "density_time": {
+        "mlp": {
+            "order": 90,
+            "tools": {
+                "curvlab": DENSITY,
+                "pyhessian": {**DENSITY, "seconds": 1.6, "band_width": None},
+                "matfree": {"reason": "took longer than 400 s"},
+            },
+        }
+    },
+    "top_eigenvalues": {
+        "mlp": {
+            "tools": {
+                "curvlab": {"seconds": 1.0, "products": 30, "worst_error": 0.001},
+                "arpack": {"seconds": 2.0, "products": 35, "worst_error": 0.001},
+                "pyhessian": {"seconds": 9.0, "products": 300, "worst_error": float("inf")},
+            }
+        }
+    },
+    "equal_products": {
+        "healthy": {
+            tool: {
+                "eigenvalues": {
+                    "40": [{"largest": [error] * 5, "smallest": error, "ghosts": 0}],
+                },
+                "measure": {"40": [{"reason": "eigenvalues only"}]},
+                "trace": {"30": [{"error": error, "covered": True}]},
+            }
+            for tool, error in (("curvlab", 0.02), ("arpack", 0.01))
+        }
+    },
+    "memory": {"density": {"parameters": 10**8, "peak_per_parameters": 5.5}},
+    "same_object": {
+        "mlp": {
+            "float32": {
+                "curvlab": {"hessian": {"loss": 1.0, "gradient": 0.0, "products": 0.0}},
+                "matfree": {"hessian": {"reason": "could not be installed"}},
+            }
+        }
+    },
+}
+
+
+def test_problem_files_hold_plain_arrays(tmp_path):
+    arrays = problems.speed_problem("small-mlp", 20)
+    path = problems.save(arrays, tmp_path / "problem.npz")
+    again = problems.load(path)
+    assert again.spec == arrays.spec
+    for left, right in zip(again.params, arrays.params, strict=True):
+        np.testing.assert_array_equal(left, right)
+    vector = np.arange(arrays.dim)
+    np.testing.assert_array_equal(again.flatten(again.unflatten(vector)), vector)
+
+
+@pytest.mark.parametrize("spec", [problems.SMALL, problems.NATURE, problems.RESNET])
+def test_shapes_are_those_of_curvlab_networks(spec):
+    arrays = problems.Arrays(
+        spec, problems.initial(spec, 0), np.zeros((1, 1), np.float32), np.zeros(1)
+    )
+    shape = (2, *spec.get("shape", spec.get("widths", [0])[:1]))
+    images = jax.ShapeDtypeStruct(shape, np.float32)
+    state = state_of(arrays)
+    extra = () if state is None else (state,)
+    own = jax.eval_shape(predict_of(spec), as_tree(arrays), images, *extra)
+    native = jax.eval_shape(predictor(spec), arrays.params, images)
+    assert own.shape == native.shape
+    order = flat_order(arrays)
+    assert len(order) == arrays.dim
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(as_tree(arrays))])
+    np.testing.assert_array_equal(flat[order], arrays.flatten(arrays.params))
+
+
+def test_counted_operations_of_a_layer():
+    counted = flops({"widths": [3, 5, 7]}, examples=2)
+    first, second = 2 * 2 * 3 * 5, 2 * 2 * 5 * 7
+    assert counted == {
+        "gradient": 2 * first + 3 * second,
+        "hessian": 2 * first + 6 * second,
+        "ggn": 2 * first + 4 * second,
+    }
+
+
+def test_targets_say_what_was_reached_and_what_was_missed():
+    found = {(t.quantity, t.problem): t.met for t in targets(RESULTS)}
+    assert found["Hessian product / fastest gradient", "mlp"]
+    assert found["Gauss-Newton product, of the matmul peak", "mlp"] is False
+    assert found["max|QᵀQ − I| in float64", "mlp"] is False
+    assert found["slq(order=90) faster than pyhessian", "mlp"]
+    assert found["slq(order=90) faster than matfree", "mlp"]
+    assert found["slq(order=90) faster than laplax", "mlp"] is None
+    assert found["top 5 to 1 %: products", "mlp"]
+    assert found["error at equal products, λ₁ … λ₅ / best tool", "healthy"] is False
+    assert found["peak memory of a density / parameters", "100,000,000 parameters"]
+
+
+def test_tables_go_between_the_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    draw(RESULTS, page)
+    text = page.read_text()
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    for part in ("**missed**", "could not be installed", "took longer than 400 s", "missed one"):
+        assert part in text
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+    output = tmp_path / "results.json"
+    first = Bench(Environments(tmp_path), output, quick=True)
+    first.once("memory/baseline", lambda: 1)
+    second = Bench(Environments(tmp_path), output, quick=True)
+    assert second.once("memory/baseline", lambda: 2) == 1
+    second.forget(["memory"])
+    assert second.once("memory/baseline", lambda: 3) == 3
+    assert json.loads(output.read_text())["memory"] == {"baseline": 3}
