@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import problems
-from tests.benchmarks.client import TOOLS, Worker
+from tests.benchmarks.client import BORROWED, TOOLS, Worker
 from tests.benchmarks.environments import Environments
 
 
@@ -86,6 +86,11 @@ class Bench:
         """Start a process for each tool on a problem."""
         chosen = self.tools if tools is None else [t for t in tools if t in self.tools]
         return {name: Worker(name, path, self.environments) for name in chosen}
+
+    @property
+    def own_products(self) -> tuple[str, ...]:
+        """The tools that have products of their own."""
+        return tuple(tool for tool in self.tools if tool not in BORROWED)
 
     @property
     def speed_problems(self) -> tuple[str, ...]:

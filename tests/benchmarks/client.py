@@ -26,6 +26,9 @@ HOME = {
 
 TOOLS = tuple(HOME)
 
+BORROWED = ("arpack", "traceax")
+"""Tools without products of their own: ARPACK is given curvlab's, traceax what matfree is given."""
+
 
 class Worker:
     """A tool in its own process; requests that fail or take too long return the reason."""

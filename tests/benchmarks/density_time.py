@@ -16,10 +16,7 @@ def ask(bench: Bench) -> None:
 
 
 def _measure(bench: Bench, name: str, order: int) -> dict[str, Any]:
-    workers = bench.workers(bench.speed_problem(name))
-    workers = {
-        tool: worker for tool, worker in workers.items() if tool not in ("arpack", "traceax")
-    }
+    workers = bench.workers(bench.speed_problem(name), bench.own_products)
     request = {"arguments": {"order": order, "vectors": 1, "seed": 0}}
     requests = {tool: {"do": "spectrum", **request} for tool in workers}
     if "laplax" in requests:  # it has no density: its Lanczos of the same order

@@ -31,8 +31,9 @@ def _measure(bench: Bench, path: Any) -> dict[str, Any]:
     arrays = problems.load(path)
     slow = arrays.spec["kind"] == "resnet18"
     rounds, repeats = (3, 1) if slow else (5, 3)
+    rounds = 3 if bench.quick else rounds
     found: dict[str, Any] = {"parameters": arrays.dim, "examples": len(arrays.inputs)}
-    workers = bench.workers(path)
+    workers = bench.workers(path, bench.own_products)
     try:
         with Worker("curvlab", path, bench.environments) as peak_worker:
             for which in ("gradient", "hessian", "ggn"):

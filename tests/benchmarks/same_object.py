@@ -49,7 +49,7 @@ def _compare(bench: Bench, name: str, dtype: str, path: Any) -> None:
 
     bench.once(f"same_object/{name}/{dtype}/curvlab", lambda: one("curvlab"))
     reference = bench.results["same_object"][name][dtype]["curvlab"]["hessian"].get("loss")
-    for tool in bench.tools:
+    for tool in bench.own_products:
         found = bench.once(f"same_object/{name}/{dtype}/{tool}", lambda tool=tool: one(tool))
         for gaps in found.values():
             if "loss" in gaps and reference is not None:
