@@ -56,6 +56,7 @@ def _compare(bench: Bench, name: str, dtype: str, path: Any) -> None:
                 gaps["loss_gap"] = abs(gaps["loss"] / reference - 1)
                 worst = max(gaps["loss_gap"], gaps["gradient"], gaps["products"])
                 gaps["same"] = bool(worst <= LIMITS[dtype])
+    bench.save()
 
 
 def _relative(value: np.ndarray, reference: np.ndarray) -> float:

@@ -63,7 +63,8 @@ class CurvlabProducts(Tool):
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         problem = self._operator("hessian").problem
-        flat = np.asarray(problem.layout.ravel(problem.gradient()))
+        with float64():  # outside, flattening would round to float32
+            flat = np.asarray(problem.layout.ravel(problem.gradient()))
         return problem.value(), flat[self._order]
 
     def gradient(self) -> None:
