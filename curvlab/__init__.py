@@ -40,12 +40,16 @@ PUBLIC_NAMES: dict[str, str] = {
     "GradientGram": "curvlab.curvature",
     "gradient_gram": "curvlab.curvature",
     "Hessian": "curvlab.curvature",
+    "LossPlane": "curvlab.curvature",
+    "LossSlice": "curvlab.curvature",
     "Metric": "curvlab.curvature",
     "MonteCarloFisher": "curvlab.curvature",
     "Problem": "curvlab.curvature",
     "ResidualCurvature": "curvlab.curvature",
     "TangentKernel": "curvlab.curvature",
     "adam_metric": "curvlab.curvature",
+    "loss_along": "curvlab.curvature",
+    "loss_plane": "curvlab.curvature",
     "perturb_outputs": "curvlab.curvature",
     "rmsprop_metric": "curvlab.curvature",
     "tangent_kernel": "curvlab.curvature",
@@ -158,6 +162,8 @@ if TYPE_CHECKING:
     from curvlab.curvature import GradientGram as GradientGram
     from curvlab.curvature import GradientSecondMoment as GradientSecondMoment
     from curvlab.curvature import Hessian as Hessian
+    from curvlab.curvature import LossPlane as LossPlane
+    from curvlab.curvature import LossSlice as LossSlice
     from curvlab.curvature import Metric as Metric
     from curvlab.curvature import MonteCarloFisher as MonteCarloFisher
     from curvlab.curvature import Problem as Problem
@@ -165,6 +171,8 @@ if TYPE_CHECKING:
     from curvlab.curvature import TangentKernel as TangentKernel
     from curvlab.curvature import adam_metric as adam_metric
     from curvlab.curvature import gradient_gram as gradient_gram
+    from curvlab.curvature import loss_along as loss_along
+    from curvlab.curvature import loss_plane as loss_plane
     from curvlab.curvature import perturb_outputs as perturb_outputs
     from curvlab.curvature import rmsprop_metric as rmsprop_metric
     from curvlab.curvature import tangent_kernel as tangent_kernel

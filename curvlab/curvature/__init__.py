@@ -12,6 +12,10 @@ from curvlab.curvature.gradient_covariance import GradientSecondMoment as Gradie
 from curvlab.curvature.gram import GradientGram as GradientGram
 from curvlab.curvature.gram import gradient_gram as gradient_gram
 from curvlab.curvature.hessian import Hessian as Hessian
+from curvlab.curvature.loss_along import LossPlane as LossPlane
+from curvlab.curvature.loss_along import LossSlice as LossSlice
+from curvlab.curvature.loss_along import loss_along as loss_along
+from curvlab.curvature.loss_along import loss_plane as loss_plane
 from curvlab.curvature.metric import Metric as Metric
 from curvlab.curvature.metric import adam_metric as adam_metric
 from curvlab.curvature.metric import rmsprop_metric as rmsprop_metric

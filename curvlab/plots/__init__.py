@@ -8,6 +8,11 @@ Needs the extra ``figures``.
 from curvlab.plots.eigenvalue_axis import label_eigenvalue_axis as label_eigenvalue_axis
 from curvlab.plots.eigenvalue_axis import set_eigenvalue_scale as set_eigenvalue_scale
 from curvlab.plots.evolution import plot_spectra_over_training as plot_spectra_over_training
+from curvlab.plots.loss_slices import loss_plane_figure as loss_plane_figure
+from curvlab.plots.loss_slices import loss_slice_figure as loss_slice_figure
+from curvlab.plots.loss_slices import plot_finite_curvature as plot_finite_curvature
+from curvlab.plots.loss_slices import plot_loss_plane as plot_loss_plane
+from curvlab.plots.loss_slices import plot_loss_slice as plot_loss_slice
 from curvlab.plots.spectra import plot_cdf as plot_cdf
 from curvlab.plots.spectra import plot_density as plot_density
 from curvlab.plots.spectra import plot_density_map as plot_density_map
