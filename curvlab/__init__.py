@@ -223,6 +223,7 @@ if TYPE_CHECKING:
     from curvlab.spectral import Memory as Memory
     from curvlab.spectral import Outliers as Outliers
     from curvlab.spectral import PrincipalAngles as PrincipalAngles
+    from curvlab.spectral import Progress as Progress
     from curvlab.spectral import SignedLogAxis as SignedLogAxis
     from curvlab.spectral import Soundness as Soundness
     from curvlab.spectral import SpectralDistance as SpectralDistance
@@ -234,9 +235,7 @@ if TYPE_CHECKING:
     from curvlab.spectral import condition_number as condition_number
     from curvlab.spectral import diagonal as diagonal
     from curvlab.spectral import effective_dimension as effective_dimension
-    from curvlab.spectral import Progress as Progress
     from curvlab.spectral import eigenpairs as eigenpairs
-    from curvlab.spectral import progress_bar as progress_bar
     from curvlab.spectral import expectation_trace as expectation_trace
     from curvlab.spectral import frobenius_norm as frobenius_norm
     from curvlab.spectral import lanczos as lanczos
@@ -245,6 +244,7 @@ if TYPE_CHECKING:
     from curvlab.spectral import negative_mass as negative_mass
     from curvlab.spectral import outliers as outliers
     from curvlab.spectral import principal_angles as principal_angles
+    from curvlab.spectral import progress_bar as progress_bar
     from curvlab.spectral import rank_curve as rank_curve
     from curvlab.spectral import slq as slq
     from curvlab.spectral import spectral_ranks as spectral_ranks

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import eigsh
+from scipy.sparse import linalg
 
 from curvlab.core.precision import float64
 from curvlab.curvature import Hessian, Problem
@@ -18,6 +18,8 @@ from tests.benchmarks import problems
 from tests.benchmarks.curvlab_networks import as_tree, predict_of, state_of
 from tests.benchmarks.networks_jax import predictor
 from tests.benchmarks.tools import Tool
+
+eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0 is
 
 WORKING = 7
 """Vectors of memory with which Lanczos stores no basis (it needs six to work)."""
@@ -46,6 +48,7 @@ class OwnQuestions(Tool):
 
     def orthogonality(self) -> dict[str, Any]:
         """Evaluate ``max |Q Qᵀ - I|`` of the last run in float64 on the host."""
+        assert self._run.basis is not None
         with float64():
             rows = np.asarray(self._run.basis.combine(np.eye(self._run.order)), np.float64)
         gap = float(np.abs(rows @ rows.T - np.eye(len(rows))).max())
@@ -132,6 +135,7 @@ class OwnQuestions(Tool):
     def _gram_by_vmap(self) -> np.ndarray:
         problem = _problem(self.arrays)
         predict = problem.predict
+        assert predict is not None
 
         @jax.jit
         def rows(params: Any, inputs: Any, targets: Any) -> Any:

@@ -27,7 +27,8 @@ def from_torch(tensor: torch.Tensor) -> np.ndarray:
     return array if order is None else np.transpose(array, order)
 
 
-class Network(nn.Module):
+# Without torch here, its base class is unknown.
+class Network(nn.Module):  # pyright: ignore[reportUntypedBaseClass]
     """A network given by a spec, with weights in the order of :func:`problems.shapes`."""
 
     def __init__(self, arrays: Arrays):

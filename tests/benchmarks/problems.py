@@ -21,7 +21,7 @@ NATURE = {"kind": "nature", "shape": [84, 84, 4], "outputs": 18}
 RESNET = {"kind": "resnet18", "shape": [32, 32, 3], "outputs": 10}
 DIGITS_CNN = {"kind": "small-cnn", "shape": [8, 8, 1], "outputs": 10}
 
-SPEED = {
+SPEED: dict[str, tuple[dict[str, Any], int]] = {
     "mlp": (MLP, 1024),
     "nature-cnn": (NATURE, 128),
     "resnet18": (RESNET, 64),
@@ -87,7 +87,7 @@ def shapes(spec: dict[str, Any]) -> list[tuple[int, ...]]:
             if stride != 1 or inside != outside:
                 found += [(1, 1, inside, outside), (outside,), (outside,)]
         return [*found, (512, spec["outputs"]), (spec["outputs"],)]
-    found, side = [], spec["shape"][0]
+    found, side, outside = [], spec["shape"][0], spec["shape"][-1]
     for size, inside, outside, stride in convolutions(spec):
         found += [(size, size, inside, outside), (outside,)]
         side = (side - size) // stride + 1
@@ -134,7 +134,7 @@ def save(arrays: Arrays, path: Path) -> Path:
     import json
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    fields = {f"param_{i:03d}": p for i, p in enumerate(arrays.params)}
+    fields: dict[str, Any] = {f"param_{i:03d}": p for i, p in enumerate(arrays.params)}
     spec = np.frombuffer(json.dumps(arrays.spec).encode(), np.uint8)
     np.savez(path, spec=spec, inputs=arrays.inputs, targets=arrays.targets, **fields)
     return path

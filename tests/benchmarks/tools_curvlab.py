@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse import linalg
+from scipy.sparse.linalg import ArpackNoConvergence
 
 from curvlab.core.precision import float64
 from curvlab.curvature import GaussNewton, Hessian, Problem
@@ -16,6 +17,8 @@ from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, s
 from tests.benchmarks.curvlab_questions import OwnQuestions
 from tests.benchmarks.problems import Arrays
 from tests.benchmarks.tools import Tool
+
+eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0 is
 
 
 class CurvlabProducts(Tool):

@@ -16,7 +16,8 @@ from tests.benchmarks.problems import Arrays
 from tests.benchmarks.tools import Tool, measure
 
 
-class Quadratic(nn.Module):
+# Without torch here, its base class is unknown.
+class Quadratic(nn.Module):  # pyright: ignore[reportUntypedBaseClass]
     """A model whose loss ``θᵀ A θ / 2`` has the Hessian ``A``: how a matrix reaches these tools."""
 
     def __init__(self, matrix: np.ndarray):
@@ -31,7 +32,7 @@ class Quadratic(nn.Module):
         return inputs[0, 0] * (self.theta @ (self.matrix @ self.theta)) / 2
 
 
-class First(nn.Module):
+class First(nn.Module):  # pyright: ignore[reportUntypedBaseClass]
     """A loss that returns its output."""
 
     reduction = "mean"
@@ -224,8 +225,9 @@ class Curvlinops(TorchTool):
         )
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
-        from scipy.sparse.linalg import eigsh
+        from scipy.sparse import linalg
 
+        eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0
         start = np.random.default_rng(seed).normal(size=self.arrays.dim)
         op = self.fresh().to_scipy()
         size = min(budget, self.arrays.dim - 1)
@@ -236,8 +238,9 @@ class Curvlinops(TorchTool):
 
     def top(self, count: int, order: int, seed: int) -> dict[str, Any]:
         """`eigsh` on its SciPy form, as its documentation shows."""
-        from scipy.sparse.linalg import eigsh
+        from scipy.sparse import linalg
 
+        eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0
         op = self.fresh()
         before = self.products
         start = np.random.default_rng(seed).normal(size=self.arrays.dim).astype(np.float32)

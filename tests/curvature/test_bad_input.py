@@ -65,7 +65,9 @@ def test_parameters_that_are_not_real_floats():
 
 
 def test_loss_that_is_not_finite_at_finite_parameters():
-    with pytest.raises(ProblemError, match=r"In batch 0, 40 of 40 values of cross_entropy .* the inputs of this"):
+    with pytest.raises(
+        ProblemError, match=r"In batch 0, 40 of 40 values of cross_entropy .* the inputs of this"
+    ):
         Hessian(make(batch=(np.full_like(INPUTS, np.inf), TARGETS)))
 
 

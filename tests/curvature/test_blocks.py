@@ -1,5 +1,7 @@
 """Blocks are chosen by path or by their place in the network, for any parameter tree."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,8 @@ def test_paths_that_do_not_exist():
         make().block("hidden")
     with pytest.raises(UnknownNameError, match="'hidden_0'"):
         make().block("head").block("hidden_0")
-    for arguments in ({}, {"paths": "head", "last": 1}):
+    wrong: list[dict[str, Any]] = [{}, {"paths": "head", "last": 1}]
+    for arguments in wrong:
         with pytest.raises(OperatorError, match=r"either paths or a number.*block\('head'\)"):
             make().block(**arguments)
     with pytest.raises(OperatorError, match=r"last=4\).*3 layers: hidden_0, hidden_1, head"):
@@ -113,7 +116,9 @@ def test_a_block_of_late_layers_computes_less_than_the_whole():
 
         batch = (inputs, targets, np.ones(200, np.float32))
         arguments = (problem.params, batch, np.ones(which.dim, np.float32))
-        return jax.jit(product).lower(*arguments).compile().cost_analysis()["flops"]
+        cost = jax.jit(product).lower(*arguments).compile().cost_analysis()
+        assert cost is not None
+        return cost["flops"]
 
     # The forward pass to the outputs is the same; the tangents stop at the head.
     assert work(op.block(last=1)) < 0.6 * work(op)

@@ -197,9 +197,9 @@ def test_linear_and_symmetric(name):
     op = operator(name)
     u, v = np.random.default_rng(0).normal(size=(2, op.dim))
     au, av = np.asarray(op.matvec(u)), np.asarray(op.matvec(v))
-    size = np.linalg.norm(au) + np.linalg.norm(av)
+    size = float(np.linalg.norm(au) + np.linalg.norm(av))
     np.testing.assert_allclose(op.matvec(u - 3e3 * v), au - 3e3 * av, atol=1e-12 * 3e3 * size)
-    assert u @ av == pytest.approx(v @ au, abs=1e-13 * size * np.linalg.norm(v))
+    assert u @ av == pytest.approx(v @ au, abs=1e-13 * size * float(np.linalg.norm(v)))
 
 
 def test_positive_semidefinite_where_promised(name):
@@ -216,7 +216,7 @@ def test_same_outside_jit(name):
     product = np.asarray(op.matvec(vector))
     with float64(), jax.disable_jit():
         plain = CASES[name].make(problem()).matvec(vector)
-    np.testing.assert_allclose(plain, product, atol=1e-13 * np.linalg.norm(product))
+    np.testing.assert_allclose(plain, product, atol=1e-13 * float(np.linalg.norm(product)))
 
 
 def cut(sizes: tuple[int, ...]) -> list[tuple[np.ndarray, ...]]:
@@ -234,13 +234,14 @@ def test_independent_of_batches_their_order_and_their_source(name):
     vector = np.random.default_rng(2).normal(size=operator(name).dim)
     product = np.asarray(operator(name).matvec(vector))
     parts = cut((4, 4, 3))
-    sources = [parts] if CASES[name].ordered else [parts[::-1], lambda: iter(parts)]
+    sources: list[Any] = [parts] if CASES[name].ordered else [parts[::-1], lambda: iter(parts)]
     if name == "monte_carlo_fisher":
         sources.append(lambda: iter(parts))
+    size = float(np.linalg.norm(product))
     for source in sources:
         with float64():
             op = CASES[name].make(problem(batch=source))
-        np.testing.assert_allclose(op.matvec(vector), product, atol=1e-13 * np.linalg.norm(product))
+        np.testing.assert_allclose(op.matvec(vector), product, atol=1e-13 * size)
 
 
 @some(*BASIC)

@@ -205,4 +205,4 @@ def test_float32_and_float64_draw_the_same_labels():
         np.concatenate([np.asarray(b.targets) for b in op.problem.batches()])
         for op in (MonteCarloFisher(p, jax.random.key(3), samples=5) for p in (wide, narrow))
     ]
-    np.testing.assert_array_equal(*drawn)
+    np.testing.assert_array_equal(drawn[0], drawn[1])

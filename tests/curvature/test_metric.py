@@ -24,7 +24,7 @@ from tests.oracles import dense_curvature as dense
 LR = 3e-2
 
 
-def run(optimiser, steps=4):
+def run(optimiser: Any, steps: int = 4) -> tuple[Any, Any, Any]:
     """Return the last update, the gradient before it, and the state after it."""
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dense.PARAMS)
     state, update = optimiser.init(params), jax.jit(optimiser.update)
@@ -59,7 +59,7 @@ def test_adam_moves_by_its_first_moment_over_the_metric(settings):
 
 
 def test_adam_is_found_inside_chains_and_wrappers():
-    settings = {"b1": 0.9, "b2": 0.99, "eps": 1e-6, "eps_root": 1e-6}
+    settings: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 1e-6, "eps_root": 1e-6}
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LR, **settings))
     plain = run(optax.adam(LR, **settings))[2]
     expected = adam_metric(plain, **settings)
@@ -69,7 +69,7 @@ def test_adam_is_found_inside_chains_and_wrappers():
 
 
 def test_a_state_restored_without_its_types():
-    settings = {"b1": 0.9, "b2": 0.99, "eps": 1e-6, "eps_root": 0.0}
+    settings: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 1e-6, "eps_root": 0.0}
     state = run(optax.adam(LR, **settings))[2]
     plain = [state[0]._asdict(), {}]
     np.testing.assert_array_equal(

@@ -1,6 +1,7 @@
 """The output-perturbation loss of the plasticity paper: closed forms at the point of the draw."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest

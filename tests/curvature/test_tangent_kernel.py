@@ -1,5 +1,7 @@
 """The tangent kernel: its entries in blocks, and the spectrum it shares with Gauss-Newton."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,9 @@ from tests.oracles.dense_curvature import Oracle
 KINDS = ("full", "gauss_newton", "trace", "logit-sum", "target")
 
 
-def make(loss=cross_entropy, targets=dense.LABELS, weights=dense.WEIGHTS, params=dense.PARAMS):
+def make(
+    loss=cross_entropy, targets: Any = dense.LABELS, weights=dense.WEIGHTS, params=dense.PARAMS
+):
     return Problem(dense.predict, loss, params, (dense.INPUTS, targets, weights))
 
 

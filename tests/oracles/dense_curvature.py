@@ -4,6 +4,8 @@ A tiny network with weighted examples and a penalty. Nothing of the library is u
 written out, matrices are sums of outer products over examples.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,7 @@ def predict(params, inputs):
     return hidden @ params["head"]["kernel"] + params["head"]["bias"]
 
 
-def penalty(params):
+def penalty(params) -> Any:
     """Return half the decay times the squared norm."""
     return 0.5 * DECAY * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 

@@ -123,6 +123,7 @@ def edge(x, y):
 
     def largest(point, repeats):
         nonlocal vector
+        value = np.nan
         for _ in range(repeats):  # power iteration, warm from the call before
             vector = vector / np.linalg.norm(vector)
             step = point + 1e-30j * vector

@@ -1,5 +1,7 @@
 """Progress: what is told while an estimate runs."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -20,7 +22,7 @@ def test_known_totals_are_counted_down():
 def test_targets_are_approached_and_met():
     for estimate, tolerance in ((slq, 0.06), (eigenpairs, 1e-4)):
         seen = []
-        keywords = {"largest": 2, "smallest": 0} if estimate is eigenpairs else {}
+        keywords: dict[str, Any] = {"largest": 2, "smallest": 0} if estimate is eigenpairs else {}
         estimate(OP, KEY, tolerance=tolerance, tick=seen.append, **keywords)
         assert seen[-1].error <= seen[-1].target <= tolerance
         assert seen[0].error > seen[-1].error

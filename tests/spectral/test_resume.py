@@ -47,6 +47,7 @@ def test_a_killed_slq_goes_on_bit_for_bit(tmp_path, memory):
         process = subprocess.Popen(
             [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE
         )
+        assert process.stdout is not None
         process.stdout.readline()
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)

@@ -21,6 +21,7 @@ def test_a_target_is_met_and_its_cost_is_said():
     assert measure.vectors == 3
     assert mean_error(measure) <= 0.02
     assert measure.matvecs == int(measure.orders.sum()) + 4
+    assert measure.cost is not None
     assert measure.cost.products == measure.matvecs
     assert measure.cost.seconds > 0
     assert measure.cost.bytes >= 8 * op.dim * int(measure.orders.sum())
