@@ -96,6 +96,15 @@ class Checkpoint:
             template = jax.eval_shape(build_optimiser(self.optimiser).init, self.params)
         return load_tree(self.layout.checkpoint(self.step) / "opt_state", template)
 
+    @cached_property
+    def state(self) -> PyTree | None:
+        """The network's state (the stored item ``state``), or None if none was stored.
+
+        Flax's collections besides the parameters, as :func:`curvlab.initialise` returns them:
+        running statistics, noise.
+        """
+        return self.extra("state") if "state" in self.items else None
+
     def extra(self, name: str, template: PyTree | None = None) -> PyTree:
         """Return an additional item that was stored with this checkpoint.
 
@@ -115,6 +124,8 @@ class Checkpoint:
     @property
     def predict(self) -> Predict:
         """The network as ``predict(params, inputs)``, equal for all checkpoints of a run.
+
+        With a :attr:`state` it is called as ``predict(params, inputs, state)``.
 
         Raises
         ------
@@ -205,18 +216,34 @@ class Checkpoint:
         Raises
         ------
         RunError
-            If the probe set, the network or the objective is not known.
+            If the probe set, the network or the objective is not known, or the network has running
+            statistics that were not stored.
         """
         from curvlab.curvature.problem import Problem
 
-        probe = ProbeSets(self.layout)[self.probe_set_name(probe_set)]
+        name = self.probe_set_name(probe_set)
+        if self.given_predict is None and self.network is not None:
+            self._require_state(self.network, name)
+        probe = ProbeSets(self.layout)[name]
         return Problem(
             self.predict,
             self.loss,
             self.params,
             (probe.inputs, probe.targets),
+            state=self.state,
             data=f"{probe.name} ({probe.hash[:12]})",
         )
+
+    def _require_state(self, network: Spec, probe_set: str) -> None:
+        inputs = abstract_inputs(self.layout, probe_set)
+        needed = set(_network_variables(network, inputs)) - {"params"}
+        stored = set(self.state) if isinstance(self.state, Mapping) else set[str]()
+        if missing := sorted(needed - stored):
+            raise RunError(
+                f"Network {network.name!r} needs the state {', '.join(missing)}, which step "
+                f"{self.step} of {self.layout.root} does not hold. Save it with the checkpoint: "
+                "save_checkpoint(..., state=state), as curvlab.initialise returns it."
+            )
 
 
 def stored_steps(directory: Path) -> tuple[int, ...]:
@@ -319,14 +346,9 @@ def _check_against_network(
     """Refuse parameters that the named network would not take, before anything is computed."""
     if probe_set not in ProbeSets(layout):
         return
-    inputs = abstract_inputs(layout, probe_set)
-    leaves, treedef = jax.tree.flatten(inputs)
-    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-    expected = _network_shapes(json.dumps(network.to_json()), treedef, shapes)
-    found = {
-        path_name(path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    }
+    variables = _network_variables(network, abstract_inputs(layout, probe_set))
+    expected = _shapes_of(variables["params"])
+    found = _shapes_of(params)
     if found == expected:
         return
     name = min(
@@ -343,14 +365,26 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return f"shape {shapes[name]}" if name in shapes else "no such parameter"
 
 
+def _shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _network_variables(network: Spec, inputs: PyTree) -> Mapping[str, PyTree]:
+    """Return shapes of the parameters and of the state that a network cannot do without."""
+    leaves, treedef = jax.tree.flatten(inputs)
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+    return _variables(json.dumps(network.to_json()), treedef, shapes)
+
+
 @lru_cache
-def _network_shapes(
+def _variables(
     network: str, treedef: Any, shapes: tuple[tuple[tuple[int, ...], str], ...]
-) -> dict[str, tuple[int, ...]]:
+) -> Mapping[str, PyTree]:
     from curvlab.networks import build_network
 
     module = build_network(Spec.from_json(json.loads(network)))
     inputs = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, d) for s, d in shapes])
+    # Without a key for noise: noisy layers can do without it.
     variables: Any = jax.eval_shape(module.init, jax.random.key(0), inputs)
-    leaves = jax.tree_util.tree_flatten_with_path(variables["params"])[0]
-    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+    return variables

@@ -32,7 +32,8 @@ def save_checkpoint(
     probes
         Probe set of each role: ``{"current": (inputs, targets)}`` or names of stored ones.
     extra
-        More pytrees, each an item of its own.
+        More pytrees, each an item of its own. ``state`` is the network's (running statistics,
+        noise), which analysis passes to ``predict(params, inputs, state)``.
 
     Raises
     ------

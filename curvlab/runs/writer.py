@@ -220,7 +220,8 @@ class RunWriter:
         task
             Number of the task.
         extra
-            More pytrees, each an item of its own.
+            More pytrees, each an item of its own. ``state`` is the network's (running statistics,
+            noise), which analysis passes to ``predict(params, inputs, state)``.
 
         Raises
         ------

@@ -11,7 +11,7 @@ import pytest
 
 from curvlab.core.errors import CheckpointError, RunError, UnknownNameError
 from curvlab.core.specs import Spec
-from curvlab.networks import Predict, build_network
+from curvlab.networks import Predict, build_network, initialise
 from curvlab.objectives import cross_entropy, squared_error
 from curvlab.runs import RunWriter, build_optimiser, open_run, save_checkpoint
 from curvlab.runs.manifests import check_manifest, write_manifest
@@ -55,6 +55,45 @@ def test_a_problem_is_built_from_the_stored_data(stored_run, params):
         RunError, match=r"'last'\. Roles: current, next; stored: task-000, task-001"
     ):
         checkpoint.problem("last")
+
+
+def test_a_network_with_running_statistics_is_analysed_in_its_state(tmp_path):
+    spec = Spec("resnet", {"blocks": [1], "width": 2, "outputs": 3})
+    images = np.random.default_rng(0).normal(size=(6, 4, 4, 1)).astype(np.float32)
+    labels = np.arange(6) % 3
+    network = build_network(spec)
+    params, state = initialise(network, jax.random.key(0), images)
+    state = jax.tree.map(lambda leaf: leaf + 0.5, state)  # not what a fresh network has
+    with RunWriter.create(tmp_path / "run", config={}, network=spec, objective=OBJECTIVE) as writer:
+        writer.save_checkpoint(0, params, probes={"current": (images, labels)}, state=state)
+        writer.save_checkpoint(1, params, probes={"current": (images, labels)})
+    stored = open_run(tmp_path / "run")
+    expected = cross_entropy(Predict(network)(params, jnp.asarray(images), state), labels).mean()
+    np.testing.assert_allclose(stored.checkpoint(0).problem().value(), expected, rtol=1e-5)
+    with pytest.raises(RunError, match=r"'resnet' needs the state batch_stats, which step 1 of"):
+        stored.checkpoint(1).problem()
+    mine = open_run(tmp_path / "run", predict=Predict(network), loss=cross_entropy)
+    np.testing.assert_allclose(mine.checkpoint(0).problem().value(), expected, rtol=1e-5)
+
+
+@pytest.mark.long  # compiles an Atari network three times
+def test_the_stored_noise_is_used_and_can_be_left_out(tmp_path):
+    spec = Spec(
+        "atari", {"torso": "small42", "width": 0.1, "dueling": True, "noisy": True, "actions": 2}
+    )
+    frames = np.random.default_rng(0).integers(0, 255, (2, 42, 42, 4)).astype(np.uint8)
+    targets = np.ones((2, 2), np.float32)
+    network = build_network(spec)
+    params, state = initialise(network, jax.random.key(0), frames)
+    with RunWriter.create(
+        tmp_path / "run", config={}, network=spec, objective=Spec("squared_error")
+    ) as writer:
+        writer.save_checkpoint(0, params, probes={"current": (frames, targets)}, state=state)
+        writer.save_checkpoint(1, params, probes={"current": (frames, targets)})
+    for step, noise in enumerate((state, None)):
+        found = open_run(tmp_path / "run").checkpoint(step).problem().value()
+        outputs = Predict(network)(params, jnp.asarray(frames), noise)
+        np.testing.assert_allclose(found, squared_error(outputs, targets).mean(), rtol=1e-5)
 
 
 def test_equal_runs_have_equal_digests(tmp_path, stored_run, params):
