@@ -66,7 +66,7 @@ def trained(steps, examples=100):
     return params
 
 
-def problem(steps=60, examples=100, dtype=np.float32):
+def problem(steps=60, examples=100, dtype: Any = np.float32):
     """Return the digits problem at a trained point; call it inside `float64()` for float64."""
     inputs, targets = digits(examples)
     params = jax.tree.map(

@@ -168,7 +168,7 @@ def loss_plane_figure(
         ax = figure.subplots()
         filled = plot_loss_plane(ax, found, checkpoints=checkpoints)
         bar = figure.colorbar(filled, ax=ax, label="loss (mean over examples)")
-        bar.ax.yaxis.set_major_locator(FixedLocator(list(filled.levels[::2])))
+        bar.ax.yaxis.set_major_locator(FixedLocator(list(filled.levels)[::2]))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{level:.2g}"))
         bar.ax.minorticks_off()
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
