@@ -183,8 +183,9 @@ def measure_of(
     if names and known:
         one = dataset[list(names)].sel(step=step, probe_set=probe_set)
         if np.isfinite(one[f"{prefix}noise_floor"]):
-            estimand = one[f"{prefix}nodes"].attrs.get("estimand", "")
-            return SpectralMeasure.from_dataset(one.rename(names).assign_attrs(estimand=estimand))
+            told = one[f"{prefix}nodes"].attrs
+            texts = {name: told.get(name, "") for name in ("estimand", "notes")}
+            return SpectralMeasure.from_dataset(one.rename(names).assign_attrs(texts))
     raise RunError(
         f"The {operator} measure at step {step} on {probe_set!r} was asked for; the results hold "
         "none. Measure it with `curvlab spectrum`."

@@ -17,9 +17,17 @@ from curvlab.curvature import CurvatureOperator
 from curvlab.curvature import operator_of as operator_of
 from curvlab.plasticity import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
-from curvlab.spectral import Eigenpairs, Estimate, SpectralMeasure, eigenpairs, lanczos, trace
-from curvlab.spectral.noise import NOISE_PRODUCTS
-from curvlab.spectral.slq import measure_from_runs, measured_noise_floor, start_key
+from curvlab.spectral import (
+    Eigenpairs,
+    Estimate,
+    SpectralMeasure,
+    eigenpairs,
+    lanczos,
+    soundness,
+    trace,
+)
+from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
+from curvlab.spectral.slq import measure_from_runs, start_key
 
 TRACE_VECTORS = 8
 
@@ -55,7 +63,7 @@ class Spectrum(Diagnostic):
     """
 
     name: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     operator: str = "hessian"
     order: int = 40
     vectors: int = 2
@@ -106,6 +114,7 @@ class Spectrum(Diagnostic):
             lanczos(operator, start_key(key, index), order=self.order)
             for index in range(self.vectors)
         ]
+        notes = soundness.verify(operator, key).notes  # known from the runs by now
         floor = measured_noise_floor(operator, runs[0], key)
         measure = measure_from_runs(operator, runs, key, noise_floor=floor)
         pairs = eigenpairs(
@@ -139,6 +148,7 @@ class Spectrum(Diagnostic):
         dataset = xr.Dataset(data, {"pair": pair_names(self.largest, self.smallest)})
         for name in ("nodes", "eigenvalue", "trace", "negative_fraction"):
             dataset[name].attrs["estimand"] = operator.estimand
+            dataset[name].attrs["notes"] = "\n".join(notes)
         return dataset.rename({name: f"{self.operator}_{name}" for name in dataset.data_vars})
 
 

@@ -53,6 +53,8 @@ def show_spectrum(
         say(console, f"No picture: {error.name} is missing. Install it with curvlab[figures].")
         return 0
     measure = measure_of(dataset, step, probe_set, operator)
+    for note in measure.notes:
+        say(console, f"Note: {note}")
     figure = spectrum_figure(measure, title=f"{operator}, {path.name}, step {step}, {probe_set}")
     for written in save_figure(figure, target.with_suffix(""), formats=[target.suffix]):
         say(console, f"Picture: {written}")

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
+from curvlab.spectral import soundness
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.operator import SymmetricOperator
 
@@ -136,7 +137,11 @@ def deflation(
 
 
 def known_noise(op: SymmetricOperator, key: Array, noise_floor: float | None) -> tuple[float, int]:
-    """Return the noise floor, measured over two random directions if it is not given, and cost."""
+    """Return the noise floor, measured over two random directions if it is not given, and cost.
+
+    This is where every trace-like estimator begins, so it is where the operator is verified.
+    """
+    soundness.verify(op, key)
     if noise_floor is not None:
         return noise_floor, 0
     return op.noise_floor(jax.random.fold_in(key, NOISE)), 2

@@ -79,6 +79,8 @@ class Eigenpairs:
         The matrix.
     layout
         Layout of the parameter tree, if the operator has one.
+    notes
+        What the check of the operator found that belongs beside its spectrum (ReLU kinks).
     cost
         What was spent; not part of comparisons, since times differ.
     """
@@ -100,7 +102,20 @@ class Eigenpairs:
     matvecs: int
     estimand: str
     layout: TreeLayout | None
+    notes: tuple[str, ...] = ()
     cost: Cost | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        lines = [self.estimand]
+        for i, value in enumerate(self.values):
+            end = f"largest-{i + 1}" if i < self.largest else f"smallest-{len(self.values) - i}"
+            flags = "" if self.converged[i] else ", not converged"
+            lines.append(
+                f"  {end:<12} {value:12.5g}  [{self.low[i]:.5g}, {self.high[i]:.5g}], cluster "
+                f"{self.clusters[i]}, miss {self.miss[i]:.1e}{flags}"
+            )
+        lines += [f"  {self.cost}"] if self.cost else []
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def tree(self, index: int) -> PyTree:
         """Return eigenvector ``index`` as a tree like the parameters (float64 leaves).
@@ -155,7 +170,7 @@ def eigenpairs(
     verify: int = 0,
     noise_floor: float | None = None,
     krylov: Tridiagonal | None = None,
-    memory: Memory | None = None,
+    memory: Memory | int | None = None,
     tick: Tick | None = None,
 ) -> Eigenpairs:
     """Approximate the largest and the smallest eigenpairs of ``op``.
@@ -212,7 +227,7 @@ def eigenpairs(
     _check(op, largest, smallest, tolerance, order, verify, krylov)
     watch = Stopwatch()
     plan(op, largest + smallest, order, memory)  # refuses a budget before work is lost
-    soundness.verify(op, key)
+    notes = soundness.verify(op, key).notes
     wanted = (largest, smallest)
     if krylov is not None:
         rows = krylov.ritz_vectors(largest=largest, smallest=smallest)
@@ -271,6 +286,7 @@ def eigenpairs(
         matvecs=spent,
         estimand=op.estimand,
         layout=getattr(op, "layout", None),
+        notes=notes,
         cost=watch.cost(op, spent, found.nbytes),
     )
 
@@ -292,7 +308,7 @@ def _check(
         bound = f"the dimension {op.dim}" if order is None else f"order={order}"
         raise OperatorError(
             f"eigenpairs(largest={largest}, smallest={smallest}) needs between 1 and {bound} "
-            "pairs in total. Raise the order or ask for fewer pairs."
+            f"pairs in total. {'Ask' if order is None else 'Raise the order or ask'} for fewer."
         )
     if not tolerance > 0 or verify < 0:
         raise OperatorError(
@@ -333,7 +349,7 @@ def _verified(
     found: ExtremePairs,
     wanted: tuple[int, int],
     steps: int,
-    memory: Memory | None,
+    memory: Memory | int | None,
 ) -> tuple[ExtremePairs, Float[np.ndarray, " 2"]]:
     """Look for what a single Krylov space cannot see, on the operator without the pairs found.
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from curvlab.core.errors import RunError
+from curvlab.spectral.basis import Tier
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Step:
     alpha: float
     beta: float
     largest: float
+
+
+def saved_tier(folder: str | os.PathLike[str]) -> Tier | None:
+    """Return where the rows of a saved run were kept, or ``None`` if there is none."""
+    stamp = Path(folder) / "identity.json"
+    if not stamp.exists():
+        return None
+    name = json.loads(stamp.read_text()).get("tier")
+    return Tier(name) if name in {tier.value for tier in Tier} else None
 
 
 class Journal:

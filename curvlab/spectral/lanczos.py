@@ -5,21 +5,21 @@ The recurrence is in :mod:`curvlab.spectral.krylov`; here are its result and the
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.spectral import soundness
 from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
-from curvlab.spectral.journal import Journal
+from curvlab.spectral.journal import Journal, saved_tier
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
@@ -90,7 +90,7 @@ class Tridiagonal:
         1 means lost: Ritz values repeat. Cost: ``2 m² n`` flops, once.
         """
         if self.basis is None:
-            return self.predicted_loss
+            return self.predicted_loss if self.tier is Tier.NONE else float("nan")
         with float64():
             return self.basis.orthogonality()
 
@@ -106,12 +106,16 @@ class Tridiagonal:
         """
         values, _ = self.ritz()
         chosen = np.arange(self.order)
-        if self.basis is None:
+        if self.tier is Tier.NONE:
             apart = np.diff(values) > GHOST * (values[-1] - values[0])
             chosen = chosen[np.append(apart, True)]
         top = chosen[::-1][:largest]
         bottom = chosen[: max(0, min(smallest, len(chosen) - len(top)))][::-1]
         return np.concatenate([top, bottom])
+
+    def released(self) -> "Tridiagonal":
+        """Return this run without its rows, where only the coefficients are needed any more."""
+        return replace(self, basis=None)
 
     def ritz_vectors(self, *, largest: int, smallest: int) -> Float[np.ndarray, "pairs dim"]:
         """Return Ritz vectors of both ends as rows, Ritz values descending.
@@ -196,13 +200,38 @@ def check_order(op: SymmetricOperator, order: int, name: str) -> None:
         )
 
 
+def given_start(op: SymmetricOperator, start: PyTree) -> Float[Array | np.ndarray, " dim"]:
+    """Return a start vector, given flat or as a tree like the parameters, as a flat one.
+
+    Raises
+    ------
+    OperatorError
+        If it does not fit the operator.
+    """
+    if not isinstance(start, (np.ndarray, jax.Array)):
+        layout = getattr(op, "layout", None)
+        found = jax.tree.structure(start)
+        if layout is None or found != layout.treedef:
+            raise OperatorError(
+                f"start= is a tree {found} that is not like the parameters of {op.estimand}. Pass "
+                f"such a tree, or a flat vector of length {op.dim}."
+            )
+        start = layout.ravel(start)
+    if np.shape(start) != (op.dim,):
+        raise OperatorError(
+            f"start= has shape {np.shape(start)}, the operator has {op.dim} rows. Pass one vector "
+            "of this length, or a tree like the parameters."
+        )
+    return start
+
+
 def lanczos(
     op: SymmetricOperator,
     key: Array,
     *,
     order: int,
-    start: Float[Any, " dim"] | None = None,
-    memory: Memory | None = None,
+    start: PyTree | None = None,
+    memory: Memory | int | None = None,
     save: str | os.PathLike[str] | None = None,
     tick: Tick | None = None,
 ) -> Tridiagonal:
@@ -217,10 +246,11 @@ def lanczos(
     order
         Number of steps ``m``; fewer are taken when the Krylov space is exhausted.
     start
-        A given start vector instead of a random one (a gradient, an update).
+        A given start vector instead of a random one: a gradient, an update, a difference of
+        checkpoints; flat, or a tree like the parameters.
     memory
-        What the basis may take; it decides where rows are kept (:class:`Tier`). By default half of
-        what is free.
+        What the basis may take (a number is bytes on the device); it decides where rows are kept
+        (:class:`Tier`). By default half of what is free.
     save
         Folder in which every step is saved (the rows take as much space there as in memory). The
         same call goes on where a killed one stopped, with the same numbers bit for bit.
@@ -240,12 +270,15 @@ def lanczos(
         program), or the memory holds not even the working vectors.
     """
     check_order(op, order, "lanczos")
-    tier = (memory or Memory.free()).tier(op.dim, op.dtype, order)
+    given = None if start is None else given_start(op, start)
+    tier = Memory.of(memory).tier(op.dim, op.dtype, order)
+    if memory is None and save is not None:
+        tier = saved_tier(save) or tier  # what is free now may not have been free then
     soundness.verify(op, key)
-    first = random_vector(key, op.dim) if start is None else start
+    first = random_vector(key, op.dim) if given is None else given
     journal = None
     if save is not None:
-        start_sum = None if start is None else float(np.asarray(start, np.float64).sum())
+        start_sum = None if given is None else float(np.asarray(given, np.float64).sum())
         identity = {
             "estimand": op.estimand,
             "dtype": str(op.dtype),

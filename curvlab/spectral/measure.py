@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from curvlab.core.errors import OperatorError
+from curvlab.spectral.basis import Tier
 from curvlab.spectral.brackets import extremal_sums, tridiagonal_eigh
 from curvlab.spectral.cost import Cost
 from curvlab.spectral.density import Axis, Density
@@ -78,6 +79,8 @@ class SpectralMeasure:
     orthogonal
         Whether the Lanczos vectors were kept orthogonal. If not, Ritz values repeat: the weights
         are still right, the number of nodes means nothing.
+    notes
+        What the check of the operator found that belongs beside its spectrum (ReLU kinks).
     cost
         What was spent; neither stored nor compared, since times differ.
     """
@@ -97,6 +100,7 @@ class SpectralMeasure:
     atoms: Float[np.ndarray, " atoms"] = field(default_factory=lambda: np.zeros(0))
     coupling: float = 0.0
     orthogonal: bool = True
+    notes: tuple[str, ...] = ()
     cost: Cost | None = field(default=None, compare=False)
 
     @classmethod
@@ -127,7 +131,7 @@ class SpectralMeasure:
         norms = np.array([run.start_norm2 for run in runs])
         # Without reorthogonalisation Lanczos sees every eigenvalue smeared out by rounding.
         smear = max(
-            0.0 if run.basis is not None else run.order * run.unit_roundoff for run in runs
+            run.order * run.unit_roundoff if run.tier is Tier.NONE else 0.0 for run in runs
         ) * float(np.abs(nodes).max())
         return cls(
             nodes,
@@ -144,7 +148,7 @@ class SpectralMeasure:
             estimand,
             np.zeros(0) if atoms is None else np.sort(atoms),
             coupling + smear,
-            all(run.basis is not None for run in runs),
+            all(run.tier is not Tier.NONE for run in runs),
         )
 
     @classmethod
@@ -178,6 +182,18 @@ class SpectralMeasure:
             matvecs=dim,
             estimand=estimand,
         )
+
+    def __str__(self) -> str:
+        low, high = self.support
+        lines = [
+            self.estimand,
+            f"  spectral measure: order {int(self.orders.max())}, {self.vectors} start vectors"
+            f"{f', {len(self.atoms)} eigenvalues deflated' if len(self.atoms) else ''}",
+            f"  Ritz values from {low:.4g} to {high:.4g}, noise floor {self.noise_floor:.1e}",
+            *([f"  {self.cost}"] if self.cost else []),
+            *(f"  note: {note}" for note in self.notes),
+        ]
+        return "\n".join(lines)
 
     @property
     def complete(self) -> bool:

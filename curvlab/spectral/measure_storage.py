@@ -15,7 +15,7 @@ def to_dataset(measure: SpectralMeasure) -> xr.Dataset:
     """Return everything as a dataset over ``vector`` and ``node``, and ``atom`` where there are."""
     deflated: Any = {}
     if len(measure.atoms):
-        deflated = {"atoms": (("atom",), measure.atoms), "coupling": measure.coupling}
+        deflated = {"atoms": (("atom",), measure.atoms)}
     return xr.Dataset(
         {
             **{name: (("vector", "node"), getattr(measure, name)) for name in _TABLES},
@@ -25,9 +25,10 @@ def to_dataset(measure: SpectralMeasure) -> xr.Dataset:
             "random": measure.random,
             "matvecs": measure.matvecs,
             "orthogonal": measure.orthogonal,
+            "coupling": measure.coupling,
             **deflated,
         },
-        attrs={"estimand": measure.estimand},
+        attrs={"estimand": measure.estimand, "notes": "\n".join(measure.notes)},
     )
 
 
@@ -45,6 +46,7 @@ def from_dataset(dataset: xr.Dataset) -> SpectralMeasure:
         matvecs=int(dataset["matvecs"]),
         estimand=str(dataset.attrs.get("estimand", "")),
         atoms=np.asarray(dataset.get("atoms", np.zeros(0)), np.float64),
-        coupling=float(dataset.get("coupling", 0.0)),
+        coupling=float(dataset["coupling"]),
         orthogonal=bool(dataset["orthogonal"]),
+        notes=tuple(str(dataset.attrs.get("notes", "")).splitlines()),
     )

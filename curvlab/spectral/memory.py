@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,6 +33,17 @@ class Memory:
     host: int = 0
 
     @classmethod
+    def of(cls, memory: "Memory | int | None") -> "Memory":
+        """Take a number as bytes on the device, and ``None`` as what is free."""
+        if memory is None:
+            return cls.free()
+        return memory if isinstance(memory, Memory) else cls(int(memory))
+
+    def share(self, parts: int) -> "Memory":
+        """Return one of equal parts, for runs that are alive at the same time."""
+        return Memory(self.device // parts, self.host // parts)
+
+    @classmethod
     def free(cls) -> "Memory":
         """Return half of what is free now; on a CPU, host and device are the same memory."""
         device = jax.local_devices()[0]
@@ -42,7 +54,15 @@ class Memory:
         left = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
         return cls(int(SHARE * left), int(SHARE * available))
 
-    def tier(self, dim: int, dtype: np.dtype, rows: int) -> Tier:  # type: ignore[type-arg]
+    def rows(self, dim: int, dtype: Any, tier: Tier) -> int:
+        """Return how many vectors of length ``dim`` a tier has room for."""
+        vector = dim * np.dtype(dtype).itemsize
+        if tier is Tier.HOST:
+            return self.host // vector
+        left = max(0, self.device - WORKING_VECTORS * vector)
+        return {Tier.DEVICE: left // vector, Tier.HALF: 2 * left // vector}.get(tier, 0)
+
+    def tier(self, dim: int, dtype: Any, rows: int) -> Tier:
         """Return the best tier for ``rows`` vectors of length ``dim``.
 
         In the order device, half precision, host, none: half precision costs little accuracy,
@@ -57,14 +77,11 @@ class Memory:
         working = WORKING_VECTORS * vector
         if working > self.device:
             raise OperatorError(
-                f"Lanczos on {dim} rows needs {working / 2**20:.1f} MiB for its working vectors "
-                f"alone; the memory budget is {self.device / 2**20:.1f} MiB. Raise memory=, or "
+                f"Lanczos on {dim} rows needs {working} bytes for its working vectors alone; the "
+                f"memory budget is {self.device} bytes. Raise memory=, or "
                 "restrict the operator to a block of parameters."
             )
-        if working + rows * vector <= self.device:
-            return Tier.DEVICE
-        if working + rows * vector / 2 <= self.device:
-            return Tier.HALF
-        if rows * vector <= self.host:
-            return Tier.HOST
+        for tier in (Tier.DEVICE, Tier.HALF, Tier.HOST):
+            if rows <= self.rows(dim, dtype, tier):
+                return tier
         return Tier.NONE

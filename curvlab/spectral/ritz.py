@@ -73,7 +73,7 @@ def extreme_pairs(
     tolerance: float,
     order: int | None,
     fresh: Callable[[int], Array] | None,
-    memory: Memory | None,
+    memory: Memory | int | None,
     tick: Tick | None,
 ) -> ExtremePairs:
     """Return the outermost Ritz pairs of a Krylov space.
@@ -123,7 +123,7 @@ def extreme_pairs(
 
 
 def plan(
-    op: SymmetricOperator, pairs: int, order: int | None, memory: Memory | None
+    op: SymmetricOperator, pairs: int, order: int | None, memory: Memory | int | None
 ) -> tuple[Tier, int]:
     """Return where the basis lies and at how many rows it is restarted.
 
@@ -132,7 +132,7 @@ def plan(
     OperatorError
         If the memory holds too few rows for the pairs.
     """
-    memory = memory or Memory.free()
+    memory = Memory.of(memory)
     rows = min(op.dim, order or MOST_ROWS)
     tier = memory.tier(op.dim, op.dtype, rows)
     if tier is Tier.NONE and order is None:

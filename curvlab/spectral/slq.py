@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.special
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral import soundness
+from curvlab.spectral.basis import Tier
 from curvlab.spectral.cost import Stopwatch
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.density import SignedLogAxis
@@ -23,7 +24,7 @@ from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos, tridiago
 from curvlab.spectral.measure import SpectralMeasure
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
-from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.operator import DENSE_LIMIT, SymmetricOperator, random_vector
 from curvlab.spectral.progress import Progress, Tick
 
 DECADES = 3
@@ -38,6 +39,9 @@ POINTS = 101
 STRIDE, GROWTH = 10, 1.2
 """Steps between two looks at the error: at least so many, and by at least this factor."""
 
+PLANNED_STEPS = 200
+"""Steps for which an adaptive run looks for room; with more room it may take more."""
+
 MOST_STEPS = 1000
 """Steps after which an adaptive run ends, short of its target."""
 
@@ -49,10 +53,10 @@ def slq(
     order: int | None = None,
     vectors: int = 1,
     tolerance: float | None = None,
-    start: Float[Any, " dim"] | None = None,
+    start: PyTree | None = None,
     deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
-    memory: Memory | None = None,
+    memory: Memory | int | None = None,
     save: str | os.PathLike[str] | None = None,
     tick: Tick | None = None,
 ) -> SpectralMeasure:
@@ -76,16 +80,20 @@ def slq(
     tolerance
         Instead of an order: steps and vectors are added until :func:`mean_error` is at most this.
         The number of vectors follows from the dimension before anything is measured, and the
-        brackets hold for any number of steps, so stopping does not spoil the coverage.
+        brackets hold for any number of steps, so stopping does not spoil the coverage. Where
+        that would take more products than a small matrix has columns, all its eigenvalues are
+        computed.
     start
-        A given start vector (gradient, update): its own measure, with brackets only.
+        A given start vector (gradient, update, difference of checkpoints; flat or a tree like the
+        parameters): its own measure, with brackets only.
     deflate
         Eigenpairs of ``op``: those that converged become exact atoms of weight ``1 / n``, and the
         start vectors are random in their complement.
     noise_floor
         ``η`` if known; measured otherwise.
     memory
-        What the basis may take; without room for it the measure is computed from three vectors.
+        What the bases may take together (a number is bytes on the device); without room for one the
+        measure is computed from three vectors.
     save
         Folder in which every step is saved; the same call goes on where a killed one stopped.
     tick
@@ -116,7 +124,7 @@ def slq(
         atoms, coupling = deflate.values[chosen], deflate.coupling(chosen)
         target = Deflated(op, deflate.vectors[chosen])
         noise_floor = deflate.noise_floor if noise_floor is None else noise_floor
-    spent = 0
+    spent = held = 0
 
     def count(_: Any) -> None:
         nonlocal spent
@@ -125,8 +133,9 @@ def slq(
             tick(Progress(spent, order * vectors))
 
     def measure(runs: list[Tridiagonal], floor: float, extra: int) -> SpectralMeasure:
+        nonlocal held
         products = sum(run.matvecs for run in runs) + extra
-        held = sum(0 if run.basis is None else run.basis.nbytes for run in runs)
+        held = max(held, sum(run.basis.nbytes for run in runs if run.basis))
         found = SpectralMeasure.from_lanczos(
             runs,
             dim=op.dim,
@@ -136,35 +145,39 @@ def slq(
             atoms=atoms,
             coupling=coupling,
         )
-        return replace(found, cost=watch.cost(op, products, held))
+        return replace(found, notes=notes, cost=watch.cost(op, products, held))
 
-    soundness.verify(op, key)
+    notes = soundness.verify(op, key).notes
     if tolerance is not None:
+        if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
+            return _exact(op, notes, watch)  # costs less than what the target would take
         return _adaptive(target, key, tolerance, measure, noise_floor, memory, tick)
     assert order is not None
     runs: list[Tridiagonal] = []
+    extra = 0
     for index in range(vectors):
         if isinstance(target, Deflated):
             krylov = _krylov(target, start_key(key, index), memory, order)
             krylov.extend(order, count)
-            runs.append(tridiagonal(krylov, random=True, first=None))
+            run = tridiagonal(krylov, random=True, first=None)
         else:
             folder = None if save is None else Path(save) / f"vector-{index}"
-            runs.append(
-                lanczos(
-                    op,
-                    start_key(key, index),
-                    order=order,
-                    start=start,
-                    memory=memory,
-                    save=folder,
-                    tick=count,
-                )
+            run = lanczos(
+                op,
+                start_key(key, index),
+                order=order,
+                start=start,
+                memory=memory,
+                save=folder,
+                tick=count,
             )
-    extra = 0
-    if noise_floor is None:
-        noise_floor = _saved_noise_floor(op, runs[0], key, save)
-        extra = NOISE_PRODUCTS
+        held = max(held, run.basis.nbytes if run.basis else 0)
+        # Only the first one's extreme Ritz vectors are used again, for the noise floor.
+        if index == 0 and noise_floor is None:
+            noise_floor = _saved_noise_floor(op, run, key, save)
+            extra = NOISE_PRODUCTS
+        runs.append(run.released())
+    assert noise_floor is not None
     return measure(runs, noise_floor, extra)
 
 
@@ -228,12 +241,16 @@ def _adaptive(
     tolerance: float,
     measure: Callable[[list[Tridiagonal], float, int], SpectralMeasure],
     noise_floor: float | None,
-    memory: Memory | None,
+    memory: Memory | int | None,
     tick: Tick | None,
 ) -> SpectralMeasure:
     vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
+    share = Memory.of(memory).share(vectors)
+    planned = min(op.dim, PLANNED_STEPS)
+    spaces = [_krylov(op, start_key(key, index), share, planned) for index in range(vectors)]
     most = min(op.dim, MOST_STEPS)
-    spaces = [_krylov(op, start_key(key, index), memory, most) for index in range(vectors)]
+    if spaces[0].tier is not Tier.NONE:
+        most = min(most, share.rows(op.dim, op.dtype, spaces[0].tier))
     extra = 0
     order = 0
     while True:
@@ -260,12 +277,20 @@ def _adaptive(
             return found
 
 
-def _krylov(op: SymmetricOperator, key: Array, memory: Memory | None, order: int) -> Krylov:
+def _exact(op: SymmetricOperator, notes: tuple[str, ...], watch: Stopwatch) -> SpectralMeasure:
+    dense = op.to_dense().astype(np.float64)
+    values = np.linalg.eigvalsh(dense)
+    # Columns are wrong by η each, the matrix by at most √n η.
+    floor = op.dim**0.5 * op.noise_floor(jax.random.key(0))
+    found = SpectralMeasure.from_eigenvalues(values, noise_floor=floor, estimand=op.estimand)
+    return replace(found, notes=notes, cost=watch.cost(op, op.dim + 2, 8 * dense.size))
+
+
+def _krylov(op: SymmetricOperator, key: Array, memory: Memory | int | None, order: int) -> Krylov:
     first = random_vector(key, op.dim)
     if isinstance(op, Deflated):
         first = op.project(first)
-    tier = (memory or Memory.free()).tier(op.dim, op.dtype, order)
-    return Krylov(op, first, tier=tier)
+    return Krylov(op, first, tier=Memory.of(memory).tier(op.dim, op.dtype, order))
 
 
 def _saved_noise_floor(

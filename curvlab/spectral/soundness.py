@@ -121,7 +121,7 @@ def check(op: SymmetricOperator, key: Array) -> Soundness:
     OperatorError
         As :func:`verify`.
     """
-    found = verify(op, key)
+    found = _verify(op, key)  # of this operator, whatever is known of its program
     floor = max(found.noise_floor, op.noise_floor(jax.random.fold_in(key, 2)))
     notes = found.notes
     if op.reference() is None:

@@ -163,3 +163,10 @@ def test_forms_of_a_second_operator_split_the_eigenvalue():
     pairs = eigenpairs(Diagonal(first + second), KEY, order=50, largest=2, smallest=1)
     parts = pairs.forms(Diagonal(first)) + pairs.forms(Diagonal(second))
     np.testing.assert_allclose(parts, pairs.values, atol=1e-12)
+
+
+def test_pairs_tell_what_they_are():
+    told = str(eigenpairs(Diagonal(np.linspace(-1, 5, 50)), KEY, order=20, largest=2, smallest=1))
+    assert "largest-1" in told
+    assert "smallest-1" in told
+    assert "not converged" in told

@@ -96,3 +96,34 @@ def test_settings_that_contradict_each_other_are_refused():
     rough = eigenpairs(op, KEY, order=3, largest=1, smallest=0, tolerance=1e-12)
     with pytest.raises(OperatorError, match="0 converged pairs"):
         slq(op, KEY, order=5, deflate=rough)
+
+
+def test_a_target_that_costs_more_than_the_whole_matrix_gives_all_eigenvalues():
+    values = np.random.default_rng(0).normal(size=200)
+    measure = slq(rotated(values), KEY, tolerance=0.01)
+    assert measure.complete
+    assert measure.cost is not None
+    assert measure.cost.products == 202
+    found = measure.cdf(0.1)
+    assert [found.low, found.high] == pytest.approx(2 * [np.mean(values <= 0.1)], abs=1e-9)
+
+
+def test_start_vectors_are_flat_or_like_the_parameters():
+    with pytest.raises(
+        OperatorError, match=r"start= has shape \(3,\), the operator has 40000 rows"
+    ):
+        slq(Diagonal(np.tile(BULK, 10)), KEY, order=3, start=np.ones(3))
+    with pytest.raises(OperatorError, match="start= is a tree"):
+        slq(Diagonal(BULK), KEY, order=3, start={"w": np.ones(4000)})
+
+
+def test_several_vectors_keep_within_one_budget():
+    vector = 4 * 8192
+    op = Diagonal(np.linspace(-1, 1, 8192).astype(np.float32))
+    measure = slq(op, KEY, order=16, vectors=4, memory=22 * vector)
+    assert measure.cost is not None
+    assert measure.cost.bytes <= 16 * vector
+    assert measure.orthogonal
+    told = str(measure)
+    assert "order 16, 4 start vectors" in told
+    assert "68 products" in told
