@@ -63,7 +63,7 @@ def test_slope_and_losses_agree_with_the_problem_moved_there() -> None:
 
 def test_the_gap_of_a_smooth_loss_vanishes_like_the_squared_radius() -> None:
     with float64():
-        problem = problems.problem(dtype=np.float64)
+        problem = problems.problem().promoted()
         found = loss_along(problem, RNG.normal(size=problem.layout.dim), [0.1, 0.2, 0.4])
     assert (np.abs(found.gap) > 100 * found.finite_curvature_error).all()
     np.testing.assert_allclose(found.gap[1:] / found.gap[:-1], 4, rtol=0.05)
@@ -106,12 +106,12 @@ def test_batching_changes_nothing_and_streams_are_read_once() -> None:
     direction = RNG.normal(size=problem.layout.dim)
     plain = loss_along(problem, direction, RADII)
     listed = loss_along(replace(problem, batch=parts), direction, RADII)
-    np.testing.assert_allclose(listed.losses, plain.losses, rtol=1e-6)
+    np.testing.assert_allclose(listed.losses, plain.losses, rtol=1e-6, atol=1e-7)
     weights = np.concatenate([np.ones(100, np.float32), np.zeros(5, np.float32)])
     bad = np.full((5, 64), np.nan, np.float32)
     padded = (np.concatenate([inputs, bad]), np.concatenate([targets, targets[:5]]))
     weighted = loss_along(replace(problem, batch=padded, weights=weights), direction, RADII)
-    np.testing.assert_allclose(weighted.losses, plain.losses, rtol=1e-6)
+    np.testing.assert_allclose(weighted.losses, plain.losses, rtol=1e-6, atol=1e-7)
 
     readings = []
 
@@ -124,7 +124,7 @@ def test_batching_changes_nothing_and_streams_are_read_once() -> None:
     readings.clear()
     plane = loss_plane(streamed, direction, direction[::-1], RADII)
     assert len(readings) == 1
-    np.testing.assert_allclose(plane.losses[3], plain.losses, rtol=1e-6)
+    np.testing.assert_allclose(plane.losses[3], plain.losses, rtol=1e-6, atol=1e-7)
 
 
 def test_all_points_and_checkpoints_share_one_compilation(compilations) -> None:
@@ -143,7 +143,7 @@ def test_a_plane_between_checkpoints_passes_through_their_losses() -> None:
     first = np.linalg.norm(steps[0])
     along = steps[1] @ steps[0] / first
     across = np.linalg.norm(steps[1] - along * steps[0] / first)
-    plane = loss_plane(problem, *steps, [first, abs(along), across])
+    plane = loss_plane(problem, steps[0], steps[1], np.array([first, abs(along), across]))
     assert plane.losses.shape == (7, 7)
     np.testing.assert_allclose(plane.basis @ plane.basis.T, np.eye(2), atol=1e-12)
 
@@ -170,6 +170,7 @@ def orthogonal(basis, *, length):
 
 def test_scalar_losses_and_streams_work() -> None:
     problem, _ = linear_problem()
+    assert problem.source.listed is not None
     inputs, targets = problem.source.listed[0].inputs, problem.source.listed[0].targets
     scalar = Problem.from_loss(
         lambda params, batch: half_square(linear(params, batch[0]), batch[1]).mean(),

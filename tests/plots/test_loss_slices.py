@@ -42,7 +42,7 @@ def line(ax: Axes, label: str) -> np.ndarray:
 def markers(ax: Axes) -> np.ndarray:
     """Return the points that carry a marker."""
     return np.concatenate(
-        [np.asarray(each.get_xydata()) for each in ax.lines if each.get_marker() in "os^Dv"]
+        [np.asarray(each.get_xydata()) for each in ax.lines if str(each.get_marker()) in "os^Dv"]
     )
 
 
@@ -94,9 +94,9 @@ def test_checkpoints_are_marked_and_say_how_far_off_they_lie(ax: Axes) -> None:
 
 def test_levels_follow_the_span_and_cover_it(ax: Axes) -> None:
     squares = np.add.outer(POSITIONS**2, POSITIONS**2)
-    linear = plot_loss_plane(ax, plane_of(1 + squares)).levels
+    linear = np.asarray(plot_loss_plane(ax, plane_of(1 + squares)).levels)
     np.testing.assert_allclose(np.diff(linear), np.diff(linear)[0])
-    wide = plot_loss_plane(ax, plane_of(1e-3 + squares)).levels
+    wide = np.asarray(plot_loss_plane(ax, plane_of(1e-3 + squares)).levels)
     np.testing.assert_allclose(wide[1:] / wide[:-1], wide[1] / wide[0])
     assert (wide[0], wide[-1]) == ((1e-3 + squares).min(), (1e-3 + squares).max())
 
