@@ -31,6 +31,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "UnknownNameError": "curvlab.core.errors",
     "Spec": "curvlab.core.specs",
     "Batches": "curvlab.curvature",
+    "CosineSummary": "curvlab.curvature",
     "CurvatureOperator": "curvlab.curvature",
     "EmpiricalFisher": "curvlab.curvature",
     "Fisher": "curvlab.curvature",
@@ -44,6 +45,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "LossSlice": "curvlab.curvature",
     "Metric": "curvlab.curvature",
     "MonteCarloFisher": "curvlab.curvature",
+    "OPERATORS": "curvlab.curvature",
     "Problem": "curvlab.curvature",
     "ResidualCurvature": "curvlab.curvature",
     "TangentKernel": "curvlab.curvature",
@@ -87,7 +89,9 @@ PUBLIC_NAMES: dict[str, str] = {
     "open_run": "curvlab.runs",
     "open_runs": "curvlab.runs",
     "save_checkpoint": "curvlab.runs",
+    "Axis": "curvlab.spectral",
     "Band": "curvlab.spectral",
+    "Cost": "curvlab.spectral",
     "Dense": "curvlab.spectral",
     "Density": "curvlab.spectral",
     "Diagonal": "curvlab.spectral",
@@ -105,6 +109,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "SpectralMeasure": "curvlab.spectral",
     "SpectralRanks": "curvlab.spectral",
     "SymmetricOperator": "curvlab.spectral",
+    "Tier": "curvlab.spectral",
     "Tridiagonal": "curvlab.spectral",
     "condition_number": "curvlab.spectral",
     "diagonal": "curvlab.spectral",
@@ -117,6 +122,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "lanczos": "curvlab.spectral",
     "log_determinant": "curvlab.spectral",
     "match_eigenpairs": "curvlab.spectral",
+    "mean_error": "curvlab.spectral",
     "negative_mass": "curvlab.spectral",
     "outliers": "curvlab.spectral",
     "principal_angles": "curvlab.spectral",
@@ -153,7 +159,9 @@ if TYPE_CHECKING:
     from curvlab.core.errors import StorageError as StorageError
     from curvlab.core.errors import UnknownNameError as UnknownNameError
     from curvlab.core.specs import Spec as Spec
+    from curvlab.curvature import OPERATORS as OPERATORS
     from curvlab.curvature import Batches as Batches
+    from curvlab.curvature import CosineSummary as CosineSummary
     from curvlab.curvature import CurvatureOperator as CurvatureOperator
     from curvlab.curvature import EmpiricalFisher as EmpiricalFisher
     from curvlab.curvature import Fisher as Fisher
@@ -210,7 +218,9 @@ if TYPE_CHECKING:
     from curvlab.runs import open_run as open_run
     from curvlab.runs import open_runs as open_runs
     from curvlab.runs import save_checkpoint as save_checkpoint
+    from curvlab.spectral import Axis as Axis
     from curvlab.spectral import Band as Band
+    from curvlab.spectral import Cost as Cost
     from curvlab.spectral import Dense as Dense
     from curvlab.spectral import Density as Density
     from curvlab.spectral import Diagonal as Diagonal
@@ -230,6 +240,7 @@ if TYPE_CHECKING:
     from curvlab.spectral import SpectralMeasure as SpectralMeasure
     from curvlab.spectral import SpectralRanks as SpectralRanks
     from curvlab.spectral import SymmetricOperator as SymmetricOperator
+    from curvlab.spectral import Tier as Tier
     from curvlab.spectral import Tridiagonal as Tridiagonal
     from curvlab.spectral import check as check
     from curvlab.spectral import condition_number as condition_number
@@ -241,6 +252,7 @@ if TYPE_CHECKING:
     from curvlab.spectral import lanczos as lanczos
     from curvlab.spectral import log_determinant as log_determinant
     from curvlab.spectral import match_eigenpairs as match_eigenpairs
+    from curvlab.spectral import mean_error as mean_error
     from curvlab.spectral import negative_mass as negative_mass
     from curvlab.spectral import outliers as outliers
     from curvlab.spectral import principal_angles as principal_angles

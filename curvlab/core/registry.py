@@ -1,4 +1,4 @@
-"""Names for networks, objectives and diagnostics, so that plain data in a file can refer to code.
+"""Names for networks, losses, operators and diagnostics, so that plain data can refer to code.
 
 Outside packages add entries through the entry-point group of the registry; those are loaded only
 when a name is not found among the built-in ones.

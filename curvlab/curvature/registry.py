@@ -1,6 +1,11 @@
-"""Curvature matrices by name, for the analysis of runs and the command line."""
+"""Curvature matrices by name, for the analysis of runs and the command line.
 
-from curvlab.core.errors import UnknownNameError
+Other packages add theirs under the entry-point group ``curvlab.operators``.
+"""
+
+from collections.abc import Callable
+
+from curvlab.core.registry import Registry
 from curvlab.curvature.fisher import EmpiricalFisher, Fisher
 from curvlab.curvature.gauss_newton import GaussNewton
 from curvlab.curvature.gradient_covariance import GradientCovariance
@@ -9,15 +14,17 @@ from curvlab.curvature.operator import CurvatureOperator
 from curvlab.curvature.problem import Problem
 from curvlab.curvature.residual import ResidualCurvature
 
-OPERATORS: dict[str, type[CurvatureOperator]] = {
-    "empirical_fisher": EmpiricalFisher,
-    "fisher": Fisher,
-    "gauss_newton": GaussNewton,
-    "gradient_covariance": GradientCovariance,
-    "hessian": Hessian,
-    "residual": ResidualCurvature,
-}
+MakeOperator = Callable[[Problem], CurvatureOperator]
+
+OPERATORS: Registry[MakeOperator] = Registry("operator", "curvlab.operators")
 """Matrices on the parameters that need nothing but a problem."""
+
+OPERATORS.register("empirical_fisher")(EmpiricalFisher)
+OPERATORS.register("fisher")(Fisher)
+OPERATORS.register("gauss_newton")(GaussNewton)
+OPERATORS.register("gradient_covariance")(GradientCovariance)
+OPERATORS.register("hessian")(Hessian)
+OPERATORS.register("residual")(ResidualCurvature)
 
 
 def operator_of(name: str, problem: Problem) -> CurvatureOperator:
@@ -28,7 +35,4 @@ def operator_of(name: str, problem: Problem) -> CurvatureOperator:
     UnknownNameError
         If there is no such matrix.
     """
-    if name not in OPERATORS:
-        raise UnknownNameError("operator", name, OPERATORS)
-    make: type[CurvatureOperator] = OPERATORS[name]
-    return make(problem)
+    return OPERATORS[name](problem)

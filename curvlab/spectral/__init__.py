@@ -1,5 +1,8 @@
 """Spectra of symmetric operators: pure linear algebra that knows nothing of networks."""
 
+from curvlab.spectral.basis import Tier as Tier
+from curvlab.spectral.cost import Cost as Cost
+from curvlab.spectral.density import Axis as Axis
 from curvlab.spectral.density import Density as Density
 from curvlab.spectral.density import LinearAxis as LinearAxis
 from curvlab.spectral.density import SignedLogAxis as SignedLogAxis
@@ -27,6 +30,7 @@ from curvlab.spectral.progress import progress_bar as progress_bar
 from curvlab.spectral.ranks import SpectralRanks as SpectralRanks
 from curvlab.spectral.ranks import rank_curve as rank_curve
 from curvlab.spectral.ranks import spectral_ranks as spectral_ranks
+from curvlab.spectral.slq import mean_error as mean_error
 from curvlab.spectral.slq import slq as slq
 from curvlab.spectral.soundness import Soundness as Soundness
 from curvlab.spectral.soundness import check as check
