@@ -183,7 +183,8 @@ def gradient_gram(
     """
     if outputs is not None and outputs not in REDUCTIONS:
         raise ProblemError(
-            f"gradient_gram(outputs={outputs!r}): there are 'trace', 'logit-sum' and None."
+            f"gradient_gram(outputs={outputs!r}) was asked for; cosines of output gradients are "
+            "reduced by 'trace' or 'logit-sum'. Use one of these, or None to leave them out."
         )
     objective = problem.objective
     with problem.precision(), exact_matmul():

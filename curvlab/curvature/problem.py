@@ -265,7 +265,10 @@ class Problem:
             If the data are streamed, or the mask has the wrong length.
         """
         if self.source.listed is None:
-            raise ProblemError("subset() needs data in memory; filter inside the iterator instead.")
+            raise ProblemError(
+                "subset() was asked of streamed data, which are not in memory. Filter inside the "
+                "iterator instead."
+            )
         with self.precision():
             whole: Batch = jax.tree.map(
                 lambda *leaves: jnp.concatenate(leaves), *self.source.listed
@@ -273,7 +276,8 @@ class Problem:
         chosen = np.asarray(mask)
         if chosen.dtype == bool and chosen.shape != (self.examples,):
             raise ProblemError(
-                f"subset() got a mask of shape {chosen.shape} for {self.examples} examples."
+                f"subset() got a mask of shape {chosen.shape} for {self.examples} examples. Pass "
+                "one boolean per example, or the indices of the examples to keep."
             )
         part: Batch = jax.tree.map(lambda leaf: leaf[chosen], whole)
         return replace(self, batch=[(part.inputs, part.targets, part.weights)], weights=None)

@@ -53,9 +53,15 @@ def choose(
     Raises
     ------
     OperatorError
-        If neither paths nor a number of layers is given, or both, or there are fewer layers.
+        If neither paths nor a number of layers is given, or both, or there are fewer layers, or
+        the parameters are one bare array.
     """
     wanted = [paths] if isinstance(paths, str) else list(paths)
+    if wanted and not any(names):
+        raise OperatorError(
+            f"block({wanted}) was asked of parameters that are one bare array, which has no path. "
+            "Use the operator itself, or name the array: {'weights': array}."
+        )
     if bool(wanted) == (last is not None):
         raise OperatorError(
             f"block({wanted}, last={last}) needs either paths or a number of layers. Write "

@@ -45,7 +45,10 @@ class Dense(SymmetricOperator):
     def __init__(self, matrix: Num[Any, "dim dim"], *, name: str = "matrix"):
         host = _entries(matrix, "Dense")
         if host.ndim != 2 or host.shape[0] != host.shape[1] or not host.shape[0]:
-            raise OperatorError(f"Dense expects a square matrix, got shape {host.shape}.")
+            raise OperatorError(
+                f"Dense expects a square matrix, got shape {host.shape}. Pass a symmetric one, "
+                "such as A.T @ A for the squared singular values of A."
+            )
         gap = float(np.abs(host - host.T).max())
         if not gap <= 1e-5 * float(np.abs(host).max()):
             raise OperatorError(

@@ -118,7 +118,10 @@ def effective_dimension(measure: SpectralMeasure, *, shift: float, level: float 
         If the shift is not positive, or the matrix has a negative eigenvalue for certain.
     """
     if not shift > 0:
-        raise OperatorError(f"effective_dimension(shift={shift}) needs a shift > 0.")
+        raise OperatorError(
+            f"effective_dimension(shift={shift}) needs a shift > 0. Use the size against which an "
+            "eigenvalue counts: a damping or the precision of a prior."
+        )
     check_not_negative(measure, "effective_dimension")
 
     def count(x: Any) -> Any:
@@ -144,7 +147,7 @@ def effective_dimension(measure: SpectralMeasure, *, shift: float, level: float 
     )
 
 
-def condition_number(pairs: Eigenpairs, *, shift: float, level: float = 0.95) -> Estimate:
+def condition_number(pairs: Eigenpairs, *, shift: float) -> Estimate:
     """Bound ``(λ_max + shift) / (λ_min + shift)`` of a positive semidefinite matrix.
 
     The intervals of the outermost eigenpairs bound it, *provided* that these are the outermost: no
@@ -157,12 +160,10 @@ def condition_number(pairs: Eigenpairs, *, shift: float, level: float = 0.95) ->
         Eigenpairs of both ends.
     shift
         Positive number added to every eigenvalue, in their units.
-    level
-        Recorded in the estimate; the interval does not depend on chance.
 
     Returns
     -------
-    The ratio, with method ``residual``. No products.
+    The ratio, with method ``residual`` and level 1: nothing in it depends on chance. No products.
 
     Raises
     ------
@@ -170,7 +171,10 @@ def condition_number(pairs: Eigenpairs, *, shift: float, level: float = 0.95) ->
         If the shift is not positive, an end is missing, or an eigenvalue is certainly negative.
     """
     if not shift > 0:
-        raise OperatorError(f"condition_number(shift={shift}) needs a shift > 0.")
+        raise OperatorError(
+            f"condition_number(shift={shift}) needs a shift > 0. Use the number that is added to "
+            "every eigenvalue: a damping or a weight decay."
+        )
     if not 0 < pairs.largest < len(pairs.values):
         raise OperatorError(
             f"condition_number needs eigenpairs of both ends, got {pairs.largest} largest and "
@@ -191,7 +195,7 @@ def condition_number(pairs: Eigenpairs, *, shift: float, level: float = 0.95) ->
         0.0,
         max(low, 1.0),
         high,
-        level,
+        1.0,
         "residual",
         0,
         max(low, 1.0),
@@ -252,7 +256,10 @@ def outliers(pairs: Eigenpairs, *, sign: int = 1) -> Outliers:
         If the sign is neither 1 nor -1.
     """
     if sign not in (1, -1):
-        raise OperatorError(f"outliers(sign={sign}) knows the signs 1 and -1.")
+        raise OperatorError(
+            f"outliers(sign={sign}) was asked for; outliers of one sign stand apart. Use 1 for "
+            "positive eigenvalues or -1 for negative ones."
+        )
     ends = np.stack([pairs.low, pairs.values, pairs.high])
     low, value, high = ends if sign == 1 else -ends[::-1]
     end = np.arange(len(value)) < pairs.largest

@@ -85,6 +85,9 @@ def test_paths_that_do_not_exist():
     for arguments in wrong:
         with pytest.raises(OperatorError, match=r"either paths or a number.*block\('head'\)"):
             make().block(**arguments)
+    bare = Problem(lambda w, x: x @ w, cross_entropy, jnp.ones((3, 3)), BATCH)
+    with pytest.raises(OperatorError, match=r"block\(\['w'\]\).*one bare array.*name the array"):
+        Hessian(bare).block("w")
     with pytest.raises(OperatorError, match=r"last=4\).*3 layers: hidden_0, hidden_1, head"):
         make().block(last=4)
     with pytest.raises(OperatorError, match="overlap"):
