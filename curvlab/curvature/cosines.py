@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.cluster.vq import kmeans2
 
-# Clusters of the reference (its environments have ten states).
+from curvlab.spectral.ranks import effective_number
+
 CLUSTERS = 10
+"""Most clusters that rows are sorted into."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,13 @@ def summary_of(
     pairs = np.triu_indices(count, 1)
     values, together = matrix[pairs], labels[pairs[0]] == labels[pairs[1]]
     spectrum = np.maximum(np.linalg.eigvalsh(matrix), 0.0)
-    shares = spectrum[spectrum > 0] / spectrum.sum()
     both = together.any() and not together.all()
     return CosineSummary(
         count,
         float(values.mean()),
         float(np.abs(values).mean()),
         float((values < 0).mean()),
-        float(np.exp(-(shares * np.log(shares)).sum())),
+        effective_number(spectrum),
         float((spectrum**2).sum() / spectrum[-1] ** 2),
         float(spectrum[-1] / count),
         float(values[together].mean() - values[~together].mean()) if both else float("nan"),

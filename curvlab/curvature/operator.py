@@ -27,6 +27,7 @@ from curvlab.core.devices import over_all, place, replicated
 from curvlab.core.precision import exact_matmul, float64
 from curvlab.core.trees import TreeLayout
 from curvlab.curvature.layers import layers_of
+from curvlab.curvature.objective import batch_gradient
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.curvature.selection import choose, freeze, merge, part_of, split
@@ -103,11 +104,6 @@ def _apply_once(
     layout: TreeLayout,
 ) -> Array:
     return _apply(how(params, batch, state), vector, factor, layout)
-
-
-@partial(jax.jit, static_argnames="how")
-def _gradient(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> PyTree:
-    return jax.grad(how.objective.total)(params, batch, state)
 
 
 _operations: dict[Hashable, float] = {}
@@ -230,7 +226,7 @@ class CurvatureOperator(ParameterOperator):
                     )
                 else:
                     product = _apply.lower(self._maps[0], vector, factor, self.layout)
-                gradient = _gradient.lower(how, problem.params, batch, self.state())
+                gradient = batch_gradient.lower(how.objective, problem.params, batch, self.state())
             ours, theirs = (
                 float((lowered.cost_analysis() or {}).get("flops", float("nan")))
                 for lowered in (product, gradient)

@@ -15,6 +15,7 @@ from curvlab.curvature import Problem
 from curvlab.plasticity.activations import Arguments, Recorder, recordings
 from curvlab.plasticity.registry import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
+from curvlab.spectral.ranks import effective_number
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,12 @@ def ranks_of(
 ) -> RankStatistics:
     """Return the ranks of a matrix from the singular values of ``Phi/√n`` (float64)."""
     sigma = np.sort(np.asarray(singular_values, np.float64))[::-1]
-    total = sigma.sum()
     feature_rank = int((sigma > epsilon).sum())
-    if not total > 0:
+    if not sigma.sum() > 0:
         return RankStatistics(feature_rank, 0, 0.0, 0.0, sigma)
-    share = sigma / total
-    positive = share[share > 0]
     cumulative = np.cumsum(sigma)
     srank = int(np.argmax(cumulative >= (1 - delta) * cumulative[-1])) + 1
-    effective = float(np.exp(-np.sum(positive * np.log(positive))))
+    effective = effective_number(sigma)
     relative = sigma / sigma[0]
     return RankStatistics(feature_rank, srank, effective, float(np.sum(relative**2)), sigma)
 

@@ -265,6 +265,12 @@ def _both_bounds(
     )
 
 
+def effective_number(sizes: Float[np.ndarray, " values"]) -> float:
+    """Return ``exp(-Σ p log p)`` with ``p = σ / Σ σ``, of numbers ``σ >= 0`` that are all known."""
+    shares = sizes[sizes > 0] / sizes.sum()
+    return _entropy(1.0, float((shares * np.log(shares)).sum()))
+
+
 def _entropy(total: float, mixed: float) -> float:
     """Return ``exp(log S - M / S)`` with ``S = Σ σ`` and ``M = Σ σ log σ``."""
     return float(np.exp(np.log(total) - mixed / total)) if total > 0 else 1.0
