@@ -11,8 +11,8 @@ from curvlab.networks.registry import NETWORKS
 class CNN(nn.Module):
     """Convolutions, then fully connected layers, then a linear output.
 
-    The defaults are the CNN of the reference, App. A.2 (stride and padding are not stated there).
-    LeCun-normal weights and zero biases.
+    The defaults are the CNN of Lyle et al. 2023, appendix A.2, which states neither stride nor
+    padding. LeCun-normal weights and zero biases.
 
     Attributes
     ----------

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from curvlab.spectral.complement import (
-    FEWEST,
     SAMPLE,
     Deflation,
     blocks,
@@ -22,8 +21,6 @@ from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import form_margin, planned_vectors
 from curvlab.spectral.operator import SymmetricOperator
-
-__all__ = ["FEWEST", "trace"]
 
 
 def trace(

@@ -1,7 +1,7 @@
 """How large is the error of each tool after the same number of products?
 
-Problems with known spectra: the oracle set (P1, P2), a small convolutional network (P3) and
-synthetic matrices (P4). Tools are given all their products: what a tool spends on ranges or checks
+Problems with known spectra: the oracle set, a small convolutional network and
+synthetic matrices. Tools are given all their products: what a tool spends on ranges or checks
 beyond its estimate is left out, in its favour and curvlab's.
 """
 
@@ -63,7 +63,7 @@ def from_oracle(checkpoint: dict[str, np.ndarray]) -> problems.Arrays:
 
 
 def _small_cnn(bench: Bench, folder: Path) -> tuple[str, Path, np.ndarray]:
-    """P3: two convolutions and a dense layer on 200 digits; its spectrum by curvlab in float64."""
+    """Two convolutions and a dense layer on 200 digits; its spectrum by curvlab in float64."""
     path, spectrum = folder / "digits-cnn.npz", folder / "digits-cnn-eigenvalues.npy"
 
     def make() -> problems.Arrays:
@@ -83,7 +83,7 @@ def _small_cnn(bench: Bench, folder: Path) -> tuple[str, Path, np.ndarray]:
 
 
 def synthetic(n: int = 2000) -> dict[str, np.ndarray]:
-    """Return the spectra of P4."""
+    """Return spectra on which estimators of one kind or another fail."""
     rng = np.random.default_rng(4)
     bulk = rng.normal(size=n - n * 6 // 10 - 10) * 0.1
     return {

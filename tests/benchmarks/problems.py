@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-DIGITS = Path(__file__).parents[1] / "oracles" / "set"
-
 MLP = {"kind": "mlp", "activation": "relu", "widths": [784, 1024, 1024, 10]}
 SMALL = {"kind": "mlp", "activation": "relu", "widths": [64, 256, 256, 10]}
 NATURE = {"kind": "nature", "shape": [84, 84, 4], "outputs": 18}

@@ -9,6 +9,7 @@ import numpy as np
 from tests.benchmarks.equal_products import VECTORS
 from tests.benchmarks.targets import targets
 
+DIFFERENT = "different matrix"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -30,16 +31,20 @@ def _sections(results: dict[str, Any]) -> Iterable[str]:
     )
     yield "### Tools and problems\n\n" + _matrix(results)
     for name, found in results.get("product_cost", {}).items():
-        yield f"### Products: {name}\n\n" + _products(found)
+        yield f"### Products: {name}\n\n" + _products(found, _names(results, name))
     for name, found in results.get("density_time", {}).items():
-        yield f"### Density, one start vector, order {found['order']}: {name}\n\n" + _density(found)
+        yield f"### Density, one start vector, order {found['order']}: {name}\n\n" + _density(
+            found, _names(results, name)
+        )
     for name, found in results.get("top_eigenvalues", {}).items():
-        yield f"### Five largest eigenvalues to 1 %: {name}\n\n" + _top(found)
+        yield f"### Five largest eigenvalues to 1 %: {name}\n\n" + _top(
+            found, _names(results, name)
+        )
     if "equal_products" in results:
         yield "### Error at equal products\n\n" + _equal(results["equal_products"])
         yield "### Traces\n\n" + _traces(results["equal_products"])
     if "same_object" in results:
-        yield "### Gate 0: the same matrix?\n\n" + _gate(results["same_object"])
+        yield "### The same matrix?\n\n" + _gate(results["same_object"])
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
@@ -51,6 +56,18 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits."""
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _names(results: dict[str, Any], problem: str) -> Callable[[str], str]:
+    """Return what to call each tool: one that means another matrix is said to."""
+    compared = results.get("same_object", {}).get(problem, {}).values()
+    different = {
+        tool
+        for tools in compared
+        for tool, matrices in tools.items()
+        if not all(gaps.get("same", True) for gaps in matrices.values())
+    }
+    return lambda tool: f"{tool} ({DIFFERENT})" if tool in different else tool
 
 
 def _machine(results: dict[str, Any]) -> str:
@@ -79,7 +96,7 @@ def _matrix(results: dict[str, Any]) -> str:
     return table(("tool", *problems), [(t, *(cell(t, p) for p in problems)) for t in tools])
 
 
-def _products(found: dict[str, Any]) -> str:
+def _products(found: dict[str, Any], named: Callable[[str], str]) -> str:
     tools = list(found["gradient"])
     fastest = min(
         (r["seconds"] for t, r in found["gradient"].items() if "curvlab" in t and "seconds" in r),
@@ -98,19 +115,19 @@ def _products(found: dict[str, Any]) -> str:
     for tool in tools:
         memory = max(found[w].get(tool, {}).get("peak_bytes", 0) for w in ("gradient", "hessian"))
         cells = (cell(w, tool) for w in ("gradient", "hessian", "ggn"))
-        rows.append((tool, *cells, f"{memory / 2**30:.2f} GiB"))
+        rows.append((named(tool), *cells, f"{memory / 2**30:.2f} GiB"))
     return "In brackets: times the fastest JAX form of the gradient.\n\n" + table(head, rows)
 
 
-def _density(found: dict[str, Any]) -> str:
+def _density(found: dict[str, Any], named: Callable[[str], str]) -> str:
     own = found["tools"].get("curvlab", {}).get("seconds")
 
     def row(tool: str, cells: dict[str, Any]) -> tuple[str, ...]:
         if "reason" in cells:
-            return (tool, cells["reason"], "", "", "", "")
+            return (named(tool), cells["reason"], "", "", "", "")
         note = " (one call, compilation included)" if cells["only_first"] else ""
         return (
-            tool,
+            named(tool),
             number(cells["seconds"]) + " s" + note,
             number(cells["seconds"] / own) if own else "-",
             number(cells["products"]) if cells["products"] else str(found["order"]),
@@ -122,17 +139,17 @@ def _density(found: dict[str, Any]) -> str:
     return table(head, [row(tool, cells) for tool, cells in found["tools"].items()])
 
 
-def _top(found: dict[str, Any]) -> str:
+def _top(found: dict[str, Any], named: Callable[[str], str]) -> str:
     if "reason" in found:
         return found["reason"]
     rows = []
     for tool, cells in found["tools"].items():
         if "reason" in cells:
-            rows.append((tool, cells["reason"], "", ""))
+            rows.append((named(tool), cells["reason"], "", ""))
             continue
         error = cells["worst_error"]
         shown = "missed one" if not np.isfinite(error) else f"{100 * error:.2g} %"
-        rows.append((tool, cells["products"], number(cells["seconds"]) + " s", shown))
+        rows.append((named(tool), cells["products"], number(cells["seconds"]) + " s", shown))
     return table(("tool", "products", "time", "worst error"), rows)
 
 
@@ -201,8 +218,11 @@ def _gate(found: dict[str, Any]) -> str:
             for tool, matrices in tools.items():
                 for matrix, gaps in matrices.items():
                     if "reason" in gaps:
-                        rows.append((problem, dtype, tool, matrix, gaps["reason"], "", ""))
+                        rows.append((problem, dtype, tool, matrix, gaps["reason"], "", "", ""))
                         continue
                     cells = (gaps.get("loss_gap"), gaps["gradient"], gaps["products"])
-                    rows.append((problem, dtype, tool, matrix, *(number(c, 2) for c in cells)))
-    return table(("problem", "precision", "tool", "matrix", "loss", "gradient", "products"), rows)
+                    verdict = "yes" if gaps.get("same", True) else DIFFERENT
+                    shown = (number(c, 2) for c in cells)
+                    rows.append((problem, dtype, tool, matrix, *shown, verdict))
+    head = ("problem", "precision", "tool", "matrix", "loss", "gradient", "products", "same")
+    return table(head, rows)

@@ -1,4 +1,4 @@
-"""Gate 0: do all tools mean the same loss, gradient and matrix? And in float64?"""
+"""Do all tools mean the same loss, gradient and matrix? And in float64?"""
 
 from typing import Any
 

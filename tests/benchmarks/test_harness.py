@@ -70,6 +70,9 @@ RESULTS = {
             "float32": {
                 "curvlab": {"hessian": {"loss": 1.0, "gradient": 0.0, "products": 0.0}},
                 "matfree": {"hessian": {"reason": "could not be installed"}},
+                "pyhessian": {
+                    "hessian": {"loss": 1.0, "gradient": 0.0, "products": 0.5, "same": False}
+                },
             }
         }
     },
@@ -138,6 +141,8 @@ def test_tables_go_between_the_marks(tmp_path):
     assert "old" not in text
     for part in ("**missed**", "could not be installed", "took longer than 400 s", "missed one"):
         assert part in text
+    assert text.count("pyhessian (different matrix)") == 3
+    assert "curvlab (different matrix)" not in text
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path):

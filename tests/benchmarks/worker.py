@@ -67,7 +67,7 @@ def answer(tool: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Carry out one request."""
     kind, repeats = request["do"], request.get("repeats", 1)
     arguments = request.get("arguments", {})
-    if kind == "same":  # gate 0: loss, gradient, products, written to a file
+    if kind == "same":  # loss, gradient, products, written to a file
         vectors = np.load(request["vectors"], allow_pickle=False)
         loss, gradient = tool.loss_and_gradient()
         which = tool.gauss_newton if request.get("ggn") else tool.product

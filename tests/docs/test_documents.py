@@ -16,7 +16,7 @@ READER = Sybil([PythonCodeBlockParser(), SkipParser()])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-@pytest.mark.usefixtures("workplace")
+@pytest.mark.usefixtures("directory")
 def test_python_blocks_run(page: Path) -> None:
     for example in READER.parse(page):
         example.evaluate()

@@ -105,7 +105,7 @@ def test_thick_restart_keeps_the_projection_exact():
 
 
 def test_no_ghosts_in_float32_long_after_outliers_have_converged():
-    # P4(a): 60 % exact zeros, a bulk and ten outliers; ghosts would repeat the outliers.
+    # 60 % exact zeros, a bulk and ten outliers; ghosts would repeat the outliers.
     rng = np.random.default_rng(0)
     eigenvalues = np.r_[np.zeros(1200), 0.1 * rng.normal(size=790), np.linspace(1, 10, 10)]
     run = lanczos(Diagonal(eigenvalues.astype(np.float32)), KEY, order=160)
