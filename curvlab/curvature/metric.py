@@ -5,13 +5,11 @@ scale-invariant network are measured in units of their norm. The metrics of Adam
 from the optimiser's state together with its settings, which the state does not hold.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
@@ -19,6 +17,7 @@ from typing_extensions import override
 from curvlab.core.errors import OperatorError
 from curvlab.core.trees import path_name
 from curvlab.curvature.parameter_operator import ParameterOperator
+from curvlab.spectral.derived import DerivedOperator
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class Metric:
         return np.concatenate(pieces)
 
 
-class InMetric(ParameterOperator):
+class InMetric(DerivedOperator, ParameterOperator):
     """``P^-1/2 A P^-1/2``: a matrix in the coordinates in which the metric ``P`` is the identity.
 
     Similar to ``P⁻¹ A``, whose eigenvalues decide the stability of steps ``-η P⁻¹ g``.
@@ -92,22 +91,20 @@ class InMetric(ParameterOperator):
     """
 
     def __init__(self, plain: ParameterOperator, metric: Metric):
-        self.plain = plain
-        self.metric = metric
-        self.layout = plain.layout
         super().__init__(
-            plain.dim,
-            plain.dtype,
+            [plain],
             f"{plain.estimand}, in the {metric.name}",
             positive_semidefinite=plain.positive_semidefinite,
         )
+        self.plain = plain
+        self.metric = metric
+        self.layout = plain.layout
         root = metric.inverse_root(self.layout.names, self.layout.shapes)
-        with self.precision():
-            self._inverse_root = jnp.asarray(root, self.dtype)
+        self._inverse_root = self.constant(root)
 
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        return self._inverse_root * self.plain.product(self._inverse_root * vector)
+        return self._inverse_root * self.plain.matvec(self._inverse_root * vector)
 
     @property
     @override
@@ -120,13 +117,8 @@ class InMetric(ParameterOperator):
         return InMetric(self.plain.block(paths, last=last), self.metric)
 
     @override
-    def reference(self) -> "InMetric | None":
-        return self._reference
-
-    @cached_property
-    def _reference(self) -> "InMetric | None":
-        other = self.plain.reference()
-        return InMetric(other, self.metric) if isinstance(other, ParameterOperator) else None
+    def remade(self, parts: Sequence[ParameterOperator]) -> "InMetric":
+        return InMetric(parts[0], self.metric)
 
 
 def adam_metric(opt_state: PyTree, *, b1: float, b2: float, eps: float, eps_root: float) -> Metric:

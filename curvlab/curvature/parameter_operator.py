@@ -1,13 +1,16 @@
-"""What operators on the parameters share: trees as vectors, blocks, metrics."""
+"""What operators on the parameters share: trees as vectors, blocks, metrics, and their sums."""
 
 import abc
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, SupportsFloat, overload
 
 from jaxtyping import PyTree
+from typing_extensions import override
 
-from curvlab.core.precision import exact_matmul
+from curvlab.core.errors import OperatorError
 from curvlab.core.trees import TreeLayout
+from curvlab.curvature.selection import choose
+from curvlab.spectral.derived import Combination
 from curvlab.spectral.operator import SymmetricOperator
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ class ParameterOperator(SymmetricOperator):
 
     def matvec_tree(self, tree: PyTree) -> PyTree:
         """Return the product with a tree shaped like the parameters, as such a tree."""
-        with self.precision(), exact_matmul():
-            return self.layout.unravel(self.product(self.layout.ravel(tree)))
+        with self.precision():
+            return self.layout.unravel(self.matvec(self.layout.ravel(tree)))
 
     def block_diagonal(self, blocks: Iterable[str] | None = None) -> "BlockDiagonal":
         """Return the matrix without the cross blocks between layers.
@@ -72,3 +75,75 @@ class ParameterOperator(SymmetricOperator):
         from curvlab.curvature.metric import InMetric
 
         return InMetric(self, metric)
+
+    if TYPE_CHECKING:  # what the algebra returns is on the parameters if all terms are
+
+        @overload
+        def __add__(self, other: "ParameterOperator") -> "ParameterCombination": ...
+        @overload
+        def __add__(self, other: SymmetricOperator) -> Combination: ...
+        def __add__(self, other: SymmetricOperator) -> Combination: ...
+        @overload
+        def __sub__(self, other: "ParameterOperator") -> "ParameterCombination": ...
+        @overload
+        def __sub__(self, other: SymmetricOperator) -> Combination: ...
+        def __sub__(self, other: SymmetricOperator) -> Combination: ...
+        def __mul__(self, factor: SupportsFloat) -> "ParameterCombination": ...
+        def __rmul__(self, factor: SupportsFloat) -> "ParameterCombination": ...
+        def __truediv__(self, divisor: SupportsFloat) -> "ParameterCombination": ...
+        def __neg__(self) -> "ParameterCombination": ...
+        def shift(self, c: float) -> "ParameterCombination": ...  # noqa: D102
+
+    @override
+    def combination(
+        self, terms: Sequence[tuple[float, SymmetricOperator]], *, shift: float = 0.0
+    ) -> Combination:
+        own = [(factor, op) for factor, op in terms if isinstance(op, ParameterOperator)]
+        if len(own) < len(terms):
+            return super().combination(terms, shift=shift)
+        return ParameterCombination(own, shift=shift)
+
+
+class ParameterCombination(Combination, ParameterOperator):
+    """A linear combination of matrices with the same parameters in their rows.
+
+    In a metric ``P`` its multiple of the identity becomes ``s P⁻¹``, as for any matrix.
+
+    Parameters
+    ----------
+    terms, shift
+        As for :class:`~curvlab.spectral.derived.Combination`.
+
+    Raises
+    ------
+    OperatorError
+        As there, and if the rows of two terms belong to different parameters.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, ParameterOperator]], *, shift: float = 0.0):
+        super().__init__(terms, shift=shift)
+        self._operators = [op for _, op in self.terms if isinstance(op, ParameterOperator)]
+        first, *others = layouts = [op.layout for op in self._operators]
+        for other in others:
+            if (other.names, other.shapes) != (first.names, first.shapes):
+                raise OperatorError(
+                    "A combination needs rows for the same parameters in all terms, got "
+                    f"({', '.join(first.names)}) and ({', '.join(other.names)}). Take the same "
+                    "block of each."
+                )
+        self.layout = max(layouts, key=lambda layout: layout.dtype.itemsize)
+
+    @property
+    @override
+    def layers(self) -> tuple[str, ...]:
+        return self._operators[0].layers
+
+    @override
+    def block(
+        self, paths: str | Iterable[str] = (), *, last: int | None = None
+    ) -> "ParameterCombination":
+        """Return the combination of the terms' principal blocks."""
+        inside = sorted(choose(self.layout.names, self.layers, paths, last))
+        blocks = [op.block(inside) for op in self._operators]
+        factors = [factor for factor, _ in self.terms]
+        return ParameterCombination(list(zip(factors, blocks, strict=True)), shift=self.identity)

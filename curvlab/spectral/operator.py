@@ -1,26 +1,29 @@
 """Symmetric linear operators on flat vectors: the only thing the estimators know of a matrix.
 
-Here are the base class and the algebra on it. Operators with explicit entries live in
-:mod:`curvlab.spectral.explicit`, curvature matrices of networks in :mod:`curvlab.curvature`.
+Here is the base class. Operators made of others, such as the results of its algebra, live in
+:mod:`curvlab.spectral.derived`, operators with explicit entries in :mod:`curvlab.spectral.explicit`
+and curvature matrices of networks in :mod:`curvlab.curvature`.
 """
 
 import abc
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from scipy.sparse.linalg import LinearOperator
-from typing_extensions import override
 
+from curvlab.core.devices import place
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import exact_matmul
-from curvlab.core.trees import TreeLayout
+
+if TYPE_CHECKING:
+    from curvlab.spectral.derived import Combination
 
 DENSE_LIMIT = 20_000
 """Largest dimension for :meth:`SymmetricOperator.to_dense` (3.2 GB in float64)."""
@@ -107,25 +110,47 @@ class SymmetricOperator(abc.ABC):
                 "Flatten the tree with the operator's layout first."
             )
         with self.precision(), exact_matmul():
-            return self.product(jnp.asarray(vector, self.dtype))
+            return self.product(self._cast(vector))
+
+    def _cast(self, vector: Float[Any, " dim"]) -> Float[Array, " dim"]:
+        """Return a vector as products take it: of this dtype, on all their devices."""
+        return self._placed(jnp.asarray(vector, self.dtype))
+
+    def _placed(self, array: Array) -> Array:
+        """Return an array whole on every device of the products."""
+        spread = self.sharding()
+        return (
+            array if spread is None else place(array, NamedSharding(spread.mesh, PartitionSpec()))
+        )
 
     def __add__(self, other: "SymmetricOperator") -> "Combination":
-        return Combination([(1.0, self), (1.0, other)])
+        return self.combination([(1.0, self), (1.0, other)])
 
     def __sub__(self, other: "SymmetricOperator") -> "Combination":
-        return Combination([(1.0, self), (-1.0, other)])
+        return self.combination([(1.0, self), (-1.0, other)])
 
-    def __mul__(self, factor: float) -> "Combination":
-        return Combination([(float(factor), self)])
+    def __mul__(self, factor: SupportsFloat) -> "Combination":
+        return self.combination([(float(factor), self)])
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: SupportsFloat) -> "Combination":
+        return self.combination([(1 / float(divisor), self)])
+
     def __neg__(self) -> "Combination":
-        return Combination([(-1.0, self)])
+        return self.combination([(-1.0, self)])
 
     def shift(self, c: float) -> "Combination":
         """Return ``A + c I``."""
-        return Combination([(1.0, self)], shift=c)
+        return self.combination([(1.0, self)], shift=c)
+
+    def combination(
+        self, terms: "Sequence[tuple[float, SymmetricOperator]]", *, shift: float = 0.0
+    ) -> "Combination":
+        """Return a linear combination of operators like this one; the algebra goes through here."""
+        from curvlab.spectral.derived import Combination
+
+        return Combination(terms, shift=shift)
 
     def matmat(self, rows: Float[Any, "vectors dim"]) -> Float[np.ndarray, "vectors dim"]:
         """Return ``A v`` for each row ``v``, on the host; as many products as rows."""
@@ -217,65 +242,3 @@ def random_vector(key: Array, dim: int) -> Float[Array, " dim"]:
     Operators of both precisions thus see the same directions.
     """
     return jax.random.normal(key, (dim,), jnp.float32)
-
-
-class Combination(SymmetricOperator):
-    """A linear combination ``Σ_k c_k A_k + s I``, what ``+ - *`` and :meth:`shift` return.
-
-    Parameters
-    ----------
-    terms
-        Coefficients with operators of one dimension; combinations among them are flattened.
-    shift
-        Multiple of the identity.
-
-    Raises
-    ------
-    OperatorError
-        If there is no term, or the dimensions differ.
-    """
-
-    def __init__(self, terms: Sequence[tuple[float, SymmetricOperator]], *, shift: float = 0.0):
-        flat: list[tuple[float, SymmetricOperator]] = []
-        for factor, op in terms:
-            if isinstance(op, Combination):
-                flat += [(factor * inner, part) for inner, part in op.terms]
-                shift += factor * op.identity
-            else:
-                flat.append((factor, op))
-        dims = {op.dim for _, op in flat}
-        if len(dims) != 1:
-            raise OperatorError(
-                f"A combination needs operators of one dimension, got {sorted(dims)}. Build them "
-                "on the same parameters."
-            )
-        names = " + ".join(f"{c:g} × ({op.estimand})" for c, op in flat)
-        super().__init__(
-            dims.pop(),
-            np.result_type(*(op.dtype for _, op in flat)),
-            f"{names} + {shift:g} × identity" if shift else names,
-            positive_semidefinite=shift >= 0
-            and all(c >= 0 and op.positive_semidefinite for c, op in flat),
-        )
-        self.terms = tuple(flat)
-        self.identity = shift
-
-    @property
-    def layout(self) -> TreeLayout | None:
-        """The parameter layout that all terms share, if they do."""
-        layouts = {getattr(op, "layout", None) for _, op in self.terms}
-        return layouts.pop() if len(layouts) == 1 else None
-
-    @override
-    def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        total = self.identity * vector
-        for factor, op in self.terms:
-            total = total + factor * op.product(vector.astype(op.dtype)).astype(self.dtype)
-        return total
-
-    @override
-    def reference(self) -> "Combination | None":
-        twins = [(factor, op.reference()) for factor, op in self.terms]
-        if any(twin is None for _, twin in twins):
-            return None
-        return Combination([(c, twin) for c, twin in twins if twin], shift=self.identity)

@@ -16,6 +16,7 @@ import pytest
 
 from curvlab.core.precision import float64
 from curvlab.curvature import (
+    CurvatureOperator,
     EmpiricalFisher,
     Fisher,
     GaussNewton,
@@ -28,7 +29,6 @@ from curvlab.curvature import (
     TangentKernel,
 )
 from curvlab.curvature.metric import InMetric
-from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.objectives import cross_entropy
 from tests.oracles import dense_curvature as dense
 from tests.oracles.dense_curvature import Oracle
@@ -307,7 +307,7 @@ def test_scipy_sees_the_same_operator(name):
 def test_report_says_which_matrix(name):
     op = operator(name)
     assert f"{dense.EXAMPLES} examples" in op.estimand
-    if isinstance(op, ParameterOperator):
+    if isinstance(op, CurvatureOperator | InMetric):
         assert "mean cross_entropy" in op.estimand
         whole = op.dim == CROSS_ENTROPY.dim
         assert (f"{op.dim} parameters" if whole else f"{op.dim} of 43 parameters") in op.estimand
