@@ -4,7 +4,6 @@ Three largest eigenvalues of the Hessian: as it is, in the metric of the weights
 metric of the optimiser, there as a share of the optimiser's limit.
 """
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ import xarray as xr
 from jaxtyping import Array
 
 from curvlab.core.errors import OperatorError
-from curvlab.core.specs import Spec
+from curvlab.core.specs import Spec, with_defaults
 from curvlab.curvature import Hessian
 from curvlab.curvature.metric import optimiser_metric, weight_norm_metric
 from curvlab.curvature.parameter_operator import ParameterOperator
@@ -79,9 +78,7 @@ def stability_limit(optimiser: Spec) -> float:
             f"The stability limit of {optimiser.name!r} was asked for; it is known for "
             f"{', '.join(known)}. Compare the sharpness with a limit of your own."
         )
-    alias: Any = getattr(optax, optimiser.name)
-    defaults = {name: p.default for name, p in inspect.signature(alias).parameters.items()}
-    settings: dict[str, Any] = {**defaults, **optimiser.settings}
+    settings = with_defaults(getattr(optax, optimiser.name), optimiser.settings)
     rate = float(settings["learning_rate"])
     if optimiser.name in ("adam", "adamw"):
         b1 = float(settings["b1"])

@@ -1,6 +1,7 @@
 """Plain-data references to code: a registered name plus settings, as stored in checkpoints."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,3 +21,9 @@ class Spec:
     def from_json(cls, data: Mapping[str, Any]) -> "Spec":
         """Rebuild a spec from :meth:`to_json`."""
         return cls(str(data["name"]), dict(data.get("settings", {})))
+
+
+def with_defaults(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings together with the defaults of the function that takes them."""
+    parameters = inspect.signature(function).parameters.values()
+    return {**{one.name: one.default for one in parameters}, **settings}
