@@ -28,15 +28,18 @@ def analyze(
     run
         An open run.
     diagnostics
-        Names (``"spectrum"``, ``"units"``) or instances with settings (``Spectrum(order=90)``). By
-        default the cheap ones at every checkpoint, the Hessian's spectrum at up to 16 checkpoints,
-        and the Gauss-Newton matrix's at the task ends.
+        Names (``"spectrum"``, ``"stability"``) or instances with settings (``Spectrum(order=90)``),
+        see :data:`curvlab.DIAGNOSTICS`. By default the cheap ones (performance, ranks, units,
+        weights) at every checkpoint, the Hessian's spectrum at up to 16 checkpoints, and the
+        Gauss-Newton matrix's at the task ends.
     probe_sets
         ``"current"`` (the task just learnt), ``"next"`` (the next, unseen one), or names. Spectra
         are measured on the first one wherever they are measured, on the others at the start and the
         task ends.
     operator
-        ``"hessian"`` or ``"gauss_newton"``: the matrix of ``"spectrum"``.
+        The matrix of ``"spectrum"``: ``"hessian"``, ``"gauss_newton"``, ``"fisher"``,
+        ``"empirical_fisher"``, ``"gradient_covariance"``, ``"residual"``, or one that another
+        package has put in :data:`curvlab.OPERATORS`.
     steps
         Measure everything at these checkpoints, and nothing elsewhere.
     budget

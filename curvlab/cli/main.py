@@ -59,8 +59,8 @@ def analyze(
     paths
         Runs, or studies of runs.
     diagnostics
-        Which ones: performance, ranks, spectrum, units, weights, or those of plug-ins; all of these
-        by default.
+        Which ones: performance, ranks, spectrum, stability, units, weights, or those of plug-ins;
+        by default the built-in ones but stability.
     operator
         Matrix of the spectra (hessian, gauss_newton, ...; a wrong name lists them); by default the
         Hessian, and Gauss-Newton at the task ends.

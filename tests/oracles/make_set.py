@@ -75,7 +75,7 @@ def dead(x, y):
 
 
 def saddle(x, y):
-    """Split the units of a narrow network at its minimum: an exact stationary point, no minimum.
+    """Split the units of a narrow network close to a minimum: nearly stationary, no minimum.
 
     Each unit becomes several with the same inputs whose output weights sum to the old ones, some
     with the opposite sign (Fukumizu and Amari 2000).
