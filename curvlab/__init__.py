@@ -33,6 +33,7 @@ PUBLIC_NAMES: dict[str, str] = {
     "Batches": "curvlab.curvature",
     "CosineSummary": "curvlab.curvature",
     "CurvatureOperator": "curvlab.curvature",
+    "DataCurve": "curvlab.curvature",
     "EmpiricalFisher": "curvlab.curvature",
     "Fisher": "curvlab.curvature",
     "GaussNewton": "curvlab.curvature",
@@ -52,7 +53,10 @@ PUBLIC_NAMES: dict[str, str] = {
     "adam_metric": "curvlab.curvature",
     "loss_along": "curvlab.curvature",
     "loss_plane": "curvlab.curvature",
+    "data_curve": "curvlab.curvature",
     "perturb_outputs": "curvlab.curvature",
+    "population_form": "curvlab.curvature",
+    "population_trace": "curvlab.curvature",
     "rmsprop_metric": "curvlab.curvature",
     "tangent_kernel": "curvlab.curvature",
     "weight_norm_metric": "curvlab.curvature",
@@ -163,6 +167,7 @@ if TYPE_CHECKING:
     from curvlab.curvature import Batches as Batches
     from curvlab.curvature import CosineSummary as CosineSummary
     from curvlab.curvature import CurvatureOperator as CurvatureOperator
+    from curvlab.curvature import DataCurve as DataCurve
     from curvlab.curvature import EmpiricalFisher as EmpiricalFisher
     from curvlab.curvature import Fisher as Fisher
     from curvlab.curvature import GaussNewton as GaussNewton
@@ -181,7 +186,10 @@ if TYPE_CHECKING:
     from curvlab.curvature import gradient_gram as gradient_gram
     from curvlab.curvature import loss_along as loss_along
     from curvlab.curvature import loss_plane as loss_plane
+    from curvlab.curvature import data_curve as data_curve
     from curvlab.curvature import perturb_outputs as perturb_outputs
+    from curvlab.curvature import population_form as population_form
+    from curvlab.curvature import population_trace as population_trace
     from curvlab.curvature import rmsprop_metric as rmsprop_metric
     from curvlab.curvature import tangent_kernel as tangent_kernel
     from curvlab.curvature import weight_norm_metric as weight_norm_metric

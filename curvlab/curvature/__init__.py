@@ -21,9 +21,13 @@ from curvlab.curvature.metric import adam_metric as adam_metric
 from curvlab.curvature.metric import rmsprop_metric as rmsprop_metric
 from curvlab.curvature.metric import weight_norm_metric as weight_norm_metric
 from curvlab.curvature.operator import CurvatureOperator as CurvatureOperator
+from curvlab.curvature.population import population_form as population_form
+from curvlab.curvature.population import population_trace as population_trace
 from curvlab.curvature.problem import Problem as Problem
 from curvlab.curvature.registry import OPERATORS as OPERATORS
 from curvlab.curvature.registry import operator_of as operator_of
 from curvlab.curvature.residual import ResidualCurvature as ResidualCurvature
+from curvlab.curvature.subset_curves import DataCurve as DataCurve
+from curvlab.curvature.subset_curves import data_curve as data_curve
 from curvlab.curvature.tangent_kernel import TangentKernel as TangentKernel
 from curvlab.curvature.tangent_kernel import tangent_kernel as tangent_kernel
