@@ -301,12 +301,9 @@ def _over_blocks(
     sums, weights = sums[weights > 0], weights[weights > 0]
     count, total = len(weights), weights.sum()
     effective = total**2 / (weights**2).sum()  # as many blocks of equal weight
-    if effective < FEWEST * (1 - 1e-9):
-        raise OperatorError(
-            f"A population interval needs {FEWEST} independent {units}, got {count}, by their "
-            f"weight as good as {effective:.1f} equal ones: too few to show their scatter. Give "
-            "more data, or finer blocks if those are independent."
-        )
+    _check_enough(
+        effective * (1 + 1e-9), f"got {count}, by weight as good as {effective:.1f} equal"
+    )
     value = float(sums.sum() / total)
     moves = (sums - weights * value) / (total - weights)  # of the value, without each block
     stderr = float(np.sqrt((count - 1) / count * (moves**2).sum()))
@@ -352,7 +349,17 @@ def _members(
             f"blocks= must hold one label for each of {len(default)} examples, got shape "
             f"{labels.shape}. Repeat the label of an episode for each of its examples."
         )
-    return np.unique(labels, return_inverse=True)[1]
+    names, members = np.unique(labels, return_inverse=True)
+    _check_enough(len(names), f"got {len(names)}")
+    return members
+
+
+def _check_enough(blocks: float, found: str) -> None:
+    if blocks < FEWEST:
+        raise OperatorError(
+            f"A population interval needs {FEWEST} independent examples or blocks, {found}: too "
+            "few to show their scatter. Give more data, or finer blocks if those are independent."
+        )
 
 
 def _mean_over_examples(op: SymmetricOperator, name: str) -> CurvatureOperator:

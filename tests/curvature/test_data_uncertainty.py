@@ -149,7 +149,7 @@ def test_intervals_follow_units_sign_and_origin(samples, factor, shift) -> None:
     np.testing.assert_allclose([there.low, there.value, there.high], expected, atol=1e-3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("draws", [20, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("draws", [20, pytest.param(300, marks=pytest.mark.long)])
 def test_the_population_of_a_linear_regression_is_covered(draws) -> None:
     rng = np.random.default_rng(5)
     vector = np.array([1.0, -2.0, 0.5, 0.0])
@@ -165,7 +165,7 @@ def test_the_population_of_a_linear_regression_is_covered(draws) -> None:
         )  # half of the error is that of the vectors
         traces.append(trace.low <= np.trace(population) <= trace.high)
     for hits in (forms, traces):
-        assert_covers(hits, 0.92 if draws >= 500 else 0.75)
+        assert_covers(hits, 0.91 if draws >= 300 else 0.75)
 
 
 def test_examples_of_an_episode_are_not_independent() -> None:
@@ -173,7 +173,7 @@ def test_examples_of_an_episode_are_not_independent() -> None:
     vector = np.array([1.0, 0.0, 0.0, 0.0])
     labels = np.repeat([f"episode {i}" for i in range(16)], 8)
     together, apart = [], []
-    for _ in range(40):
+    for _ in range(25):
         states = np.repeat(rng.normal(size=(16, 4)), 8, axis=0) + 0.1 * rng.normal(size=(128, 4))
         hessian = Hessian(regression(states))
         for blocks, hits in ((labels, together), (None, apart)):
@@ -252,12 +252,12 @@ def test_numerical_noise_widens_the_interval() -> None:
 
 
 def test_what_has_no_population_interval_is_refused() -> None:
-    problem = classification()
-    vector = np.ones(24)
-    for blocks in (np.arange(24) % 7, np.where(np.arange(24) < 15, 0, np.arange(24))):
-        with pytest.raises(OperatorError, match="needs 8 independent blocks"):
+    problem = regression(np.random.default_rng(12).normal(size=(24, 4)))
+    vector = np.ones(4)
+    for blocks in (np.arange(24) % 7, np.maximum(np.arange(24), 14)):
+        with pytest.raises(OperatorError, match="needs 8 independent"):
             population_form(Hessian(problem), vector, blocks=blocks)
-    with pytest.raises(OperatorError, match="needs 8 independent blocks"):
+    with pytest.raises(OperatorError, match="needs 8 independent"):
         population_trace(Hessian(problem.subset(np.arange(6))), KEY)
     with pytest.raises(OperatorError, match="one label for each of 24"):
         population_form(Hessian(problem), vector, blocks=np.arange(23))
@@ -271,7 +271,7 @@ def test_what_has_no_population_interval_is_refused() -> None:
     with pytest.raises(OperatorError, match="mean over examples"):
         population_form(Hessian(problem).in_metric(metric), vector)
     scalar = Problem.from_loss(
-        lambda params, batch: cross_entropy(two_layers(params, batch[0]), batch[1]).mean(),
+        lambda params, batch: half_square(linear(params, batch[0]), batch[1]).mean(),
         problem.params,
         next((batch.inputs, batch.targets) for batch in problem.batches()),
     )
