@@ -66,7 +66,7 @@ def population_form(
 
     Returns
     -------
-    The estimate; ``stderr`` is over blocks. Cost: one derivative of a product (about two products)
+    The estimate; ``stderr`` is over blocks. Cost: no more than one product and its linearisation,
     and one product of the float64 reference, from which the interval is widened by the error of the
     value.
 
@@ -123,7 +123,7 @@ def population_form(
         slack=slack,
         level=level,
         vectors=0,
-        matvecs=2,
+        matvecs=1,
         what="v'Av for a given v",
         units="examples" if blocks is None else "blocks",
         matrix=op.estimand,

