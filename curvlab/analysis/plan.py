@@ -23,7 +23,7 @@ from curvlab.runs import Run
 LANCZOS_OVERHEAD = 1.3
 # Of a forward pass with its bookkeeping, and of compiling one operator; neither is worth measuring.
 SECONDS_PER_CHEAP = 0.03
-SECONDS_TO_COMPILE = 3.0
+SECONDS_TO_COMPILE = 5.0
 
 DEFAULT_PROBE_SETS = ("current", "next")
 CHEAP = ("performance", "ranks", "units", "weights")

@@ -158,6 +158,8 @@ def _gap_between_kinks(
     ).promoted()
     if not computes_in_float64(small):
         return None
+    # Somewhere beside θ: zero biases and blank inputs put units exactly on their kinks.
+    small = replace(small, params=_beside(small.params))
     (batch,) = small.placed()
 
     def both(params: PyTree, direction: PyTree) -> tuple[PyTree, PyTree]:
@@ -171,6 +173,15 @@ def _gap_between_kinks(
         _distance(line.quotient(lambda params: both(params, zero)[0], relative), image)
         for relative in (1e-6, 1e-7, 1e-8)
     )
+
+
+def _beside(params: PyTree) -> PyTree:
+    """Return parameters moved by a hundredth of their root mean square (or of one, if zero)."""
+    leaves, tree = jax.tree.flatten(params)
+    size = float(np.sqrt(np.mean([np.mean(np.square(leaf)) for leaf in leaves]))) or 1.0
+    rng = np.random.default_rng(0)
+    moved = [leaf + 0.01 * size * rng.normal(size=leaf.shape) for leaf in leaves]
+    return jax.tree.unflatten(tree, moved)
 
 
 def _distance(found: Float[np.ndarray, " dim"], expected: Float[np.ndarray, " dim"]) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
 
-SMALLEST_NORM2 = 1e-2
-"""Vectors with less than this squared norm beside the others are copies (ghosts), and dropped."""
+NEW = 0.1
+"""Share of a vector's squared norm outside the others below which it is their copy (a ghost)."""
 
 
 def rayleigh_ritz(
@@ -15,17 +15,21 @@ def rayleigh_ritz(
 ) -> tuple[Any, Any, Any]:
     """Diagonalise ``A`` on the span of ``rows`` in float64; needs no further product.
 
-    Returns Ritz values (descending), orthonormal Ritz vectors and their images. Directions that the
-    rows hold twice are dropped.
+    Returns Ritz values (descending), orthonormal Ritz vectors and their images. Of copies of one
+    vector the best is kept: taking the span of all would mix it with the others.
     """
     lengths = np.linalg.norm(rows, axis=1)
     rows, images = rows / lengths[:, None], images / lengths[:, None]
-    weights, directions = np.linalg.eigh(rows @ rows.T)
-    kept = weights > SMALLEST_NORM2
-    whitening = (directions[:, kept] / np.sqrt(weights[kept])).T
-    rows, images = whitening @ rows, whitening @ images
+    forms = (rows * images).sum(1)
+    gram = rows @ rows.T
+    kept: list[int] = []
+    for row in np.argsort(np.linalg.norm(images - forms[:, None] * rows, axis=1), kind="stable"):
+        shared = gram[kept, row]
+        if 1 - shared @ np.linalg.solve(gram[np.ix_(kept, kept)], shared) > NEW:
+            kept.append(int(row))
+    rows, images, gram = rows[kept], images[kept], gram[np.ix_(kept, kept)]
     projected = rows @ images.T
-    values, mixing = scipy.linalg.eigh((projected + projected.T) / 2, rows @ rows.T)
+    values, mixing = scipy.linalg.eigh((projected + projected.T) / 2, gram)
     mixing = mixing[:, ::-1]
     return values[::-1], mixing.T @ rows, mixing.T @ images
 

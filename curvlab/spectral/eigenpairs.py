@@ -62,7 +62,8 @@ class Eigenpairs:
     miss
         Bound on the probability that an eigenvalue further out than this one by more than
         ``gap × (λ₁ - λ_n)`` was overlooked. NaN where nothing is known: for all but the outermost
-        pair unless a deflated run verified that end, and for warm starts.
+        pair unless deflated runs verified that end, for warm starts, and where the residuals of the
+        pairs are themselves larger than the gap.
     gap
         The share of the spectrum's width in :attr:`miss`.
     largest
@@ -232,9 +233,9 @@ def eigenpairs(
     if krylov is not None:
         rows = krylov.ritz_vectors(largest=largest, smallest=smallest)
         images = np.asarray(op.matmat(rows), np.float64)
-        steps = krylov.order
+        steps, width = krylov.order, float(np.ptp(krylov.ritz()[0]))
         found = ExtremePairs(
-            *rayleigh_ritz(np.asarray(rows, np.float64), images), steps, steps, len(rows), 0
+            *rayleigh_ritz(np.asarray(rows, np.float64), images), steps, steps, len(rows), 0, width
         )
         cold = krylov.random
     else:
@@ -263,6 +264,11 @@ def eigenpairs(
     residuals = np.sqrt(np.diag(gram))
     low, high, clusters = clustered_intervals(values, gram, noise_floor)
     upper = min(largest, len(values))
+    # What is verified is the complement: it says something about the spectrum only as far as the
+    # pairs found are decoupled from it.
+    loose = coupling(gram, np.arange(len(values))) + len(values) ** 0.5 * noise_floor
+    if loose > GAP * found.width:
+        miss = np.full(2, np.nan)
     misses = np.where(np.arange(len(values)) < upper, *miss)
     if cold and not verify:
         edge = miss_bound(op.dim, found.single_order, GAP)
@@ -356,7 +362,7 @@ def _verified(
     Deflated pairs sit at zero, inside the spectrum or at its edge; values of the complement that
     are further out than a pair found are added to it, until a run finds none.
     """
-    complete = False
+    complete, attempt = False, 0
     for attempt in range(VERIFICATIONS):
         rest = Deflated(op, found.vectors)
         steps = min(steps, op.dim - len(found.values))
@@ -395,6 +401,7 @@ def _verified(
         spent = found.matvecs + len(vectors)
         union = replace(found, values=both[0], vectors=both[1], images=both[2], matvecs=spent)
         found = union.outermost(*wanted)
-    bound = miss_bound(op.dim - len(found.values), steps, GAP) if complete and steps else 0.0
-    miss = np.full(2, bound if complete else np.nan)
+    # Any of the runs may have overlooked something: a union bound.
+    bound = miss_bound(op.dim - len(found.values), steps, GAP) * (attempt + 1) if steps >= 1 else 0
+    miss = np.full(2, min(1.0, bound) if complete else np.nan)
     return found, miss

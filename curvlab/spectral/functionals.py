@@ -71,7 +71,14 @@ def moment(measure: SpectralMeasure, k: int, *, level: float) -> Estimate:
             f"moment({k}) needs a quadrature exact to degree {k}; this one reaches {reach}. "
             f"Run slq with order >= {k // 2 + 1}."
         )
-    blur = k * measure.blur * float(np.abs(measure.support).max()) ** max(k - 1, 0)
+    # Beyond that degree an exhausted space is right but for the coupling that was cut.
+    cut = [
+        measure.offdiagonal[row, m - 1]
+        for row, m in enumerate(measure.orders)
+        if k > 2 * m - 1 and measure.exact[row]
+    ]
+    slope = k * float(np.abs(measure.support).max()) ** max(k - 1, 0)
+    blur = slope * (measure.blur + max(cut, default=0.0))
     return _estimate(
         measure, lambda x: x**k, level, f"mean of eigenvalue^{k}", exact=True, blur=blur
     )

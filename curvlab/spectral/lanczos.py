@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
@@ -73,10 +73,12 @@ class Tridiagonal:
     first: Any = field(repr=False)
     predicted_loss: float = field(repr=False)
 
-    @property
-    def unit_roundoff(self) -> float:
-        """``ε`` of the products."""
-        return float(jnp.finfo(self.op.dtype).eps)
+    @cached_property
+    def smear(self) -> float:
+        """How far rows that are not orthogonal smear out eigenvalues, per step and ``max |θ|``."""
+        if self.tier is Tier.NONE:
+            return float(jnp.finfo(self.op.dtype).eps)
+        return self.orthogonality if self.tier is Tier.HALF else 0.0
 
     @property
     def order(self) -> int:
@@ -98,32 +100,38 @@ class Tridiagonal:
         """Return Ritz values (ascending) and the eigenvectors of ``T`` in columns."""
         return tridiagonal_eigh(self.diagonal, self.offdiagonal)
 
-    def ends(self, *, largest: int, smallest: int) -> Int[np.ndarray, " pairs"]:
-        """Return the indices of the Ritz values at both ends, descending, ghosts left out.
+    def ends(self, *, largest: int, smallest: int) -> Float[np.ndarray, "pairs order"]:
+        """Return the eigenvectors of ``T`` at both ends as rows, Ritz values descending.
 
-        Where the rows are orthogonal there are none. Otherwise a Ritz value that lies within
-        :data:`GHOST` of an earlier one counts as its copy.
+        Where the rows are not orthogonal, Ritz values within :data:`GHOST` of each other are copies
+        of one. Single eigenvectors of ``T`` mean nothing then, but the part of ``e_1`` in all of
+        them does: it is what the start vector has of the eigenvector.
         """
-        values, _ = self.ritz()
-        chosen = np.arange(self.order)
+        values, small = self.ritz()
+        groups = list(np.arange(self.order)[:, None])
         if self.tier is Tier.NONE:
             apart = np.diff(values) > GHOST * (values[-1] - values[0])
-            chosen = chosen[np.append(apart, True)]
-        top = chosen[::-1][:largest]
-        bottom = chosen[: max(0, min(smallest, len(chosen) - len(top)))][::-1]
-        return np.concatenate([top, bottom])
+            groups = np.split(np.arange(self.order), np.flatnonzero(apart) + 1)
+        top = groups[::-1][:largest]
+        bottom = groups[: max(0, min(smallest, len(groups) - len(top)))][::-1]
+        rows = np.array(
+            [small[:, g] @ small[0, g] if len(g) > 1 else small[:, g[0]] for g in top + bottom]
+        )
+        return rows.reshape(-1, self.order) / np.linalg.norm(rows, axis=-1)[..., None]
 
     def released(self) -> "Tridiagonal":
         """Return this run without its rows, where only the coefficients are needed any more."""
-        return replace(self, basis=None)
+        smear = self.smear
+        released = replace(self, basis=None)
+        released.__dict__["smear"] = smear  # the value cached, since the rows are gone
+        return released
 
     def ritz_vectors(self, *, largest: int, smallest: int) -> Float[np.ndarray, "pairs dim"]:
         """Return Ritz vectors of both ends as rows, Ritz values descending.
 
         Without stored rows they are computed a second time: ``m`` more products.
         """
-        _, small = self.ritz()
-        matrix = small[:, self.ends(largest=largest, smallest=smallest)].T
+        matrix = self.ends(largest=largest, smallest=smallest)
         with float64():
             if self.basis is not None:
                 return self.basis.combine(matrix)
@@ -271,7 +279,8 @@ def lanczos(
     """
     check_order(op, order, "lanczos")
     given = None if start is None else given_start(op, start)
-    tier = Memory.of(memory).tier(op.dim, op.dtype, order)
+    # Of a given vector the measure itself is claimed, which rows in half precision would distort.
+    tier = Memory.of(memory).tier(op.dim, op.dtype, order, half=given is None)
     if memory is None and save is not None:
         tier = saved_tier(save) or tier  # what is free now may not have been free then
     soundness.verify(op, key)

@@ -53,8 +53,9 @@ class SpectralMeasure:
     orders
         Lanczos steps of each vector.
     exact
-        Whether the Krylov space of a vector was exhausted, so that its measure is known exactly but
-        for the coupling that was cut (the residual).
+        Whether the Krylov space of a vector was exhausted to rounding: polynomials of every degree
+        are then known but for the coupling that was cut (the residual). The distribution function
+        is, once there are as many steps as eigenvalues.
     vector_weights
         Share of each vector in the pooled measure: squared norm of the Gaussian it was drawn from,
         which makes the pooled share exactly Beta.
@@ -75,7 +76,8 @@ class SpectralMeasure:
     coupling
         ``‖A Q - Q Θ‖₂`` of the deflated pairs: no eigenvalue is further than this from one of the
         atoms or of the complement (Weyl), so ``x`` is widened by it. Without a stored basis also
-        ``m ε max |θ|``, by which rounding smears out eigenvalues (Greenbaum 1989).
+        ``m ε max |θ|``, by which rounding smears out eigenvalues (Greenbaum 1989); with rows in
+        half precision the loss of orthogonality takes the place of ``ε``.
     orthogonal
         Whether the Lanczos vectors were kept orthogonal. If not, Ritz values repeat: the weights
         are still right, the number of nodes means nothing.
@@ -129,17 +131,17 @@ class SpectralMeasure:
             offdiagonal[row, : m - 1] = run.offdiagonal
             offdiagonal[row, m - 1] = run.residual
         norms = np.array([run.start_norm2 for run in runs])
-        # Without reorthogonalisation Lanczos sees every eigenvalue smeared out by rounding.
-        smear = max(
-            run.order * run.unit_roundoff if run.tier is Tier.NONE else 0.0 for run in runs
-        ) * float(np.abs(nodes).max())
+        # Lanczos without orthogonal rows sees every eigenvalue smeared out.
+        smear = max(run.order * run.smear for run in runs) * float(np.abs(nodes).max())
         return cls(
             nodes,
             weights,
             diagonal,
             offdiagonal,
             np.array([run.order for run in runs]),
-            np.array([run.breakdown_step is not None for run in runs]),
+            np.array(
+                [run.breakdown_step is not None and run.tier is not Tier.NONE for run in runs]
+            ),
             norms / norms.sum(),
             dim,
             noise_floor,
@@ -273,12 +275,11 @@ class SpectralMeasure:
     ) -> Float[np.ndarray, " points"]:
         """Bound the measure of one vector from below (side -1) or above (side 1)."""
         m = int(self.orders[row])
-        if self.exact[row]:
-            # Exact for the matrix without the coupling that was cut, which moves no eigenvalue
-            # further than its norm.
-            moved = points + side * (self.blur + self.offdiagonal[row, m - 1])
-            return _step_cdf(self.nodes[row, :m], self.weights[row, :m], moved)
         moved = points + side * self.blur
+        if self.exact[row] and (m == self.rest or self.offdiagonal[row, m - 1] == 0):
+            return _step_cdf(self.nodes[row, :m], self.weights[row, :m], moved)
+        # Also for a Krylov space that is exhausted to rounding: the coupling that was cut depends
+        # on the vector, which is therefore not random beside the matrix without it.
         return extremal_sums(self.diagonal[row, :m], self.offdiagonal[row, :m], moved)[side > 0]
 
     def gauss_cdf(self, points: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:

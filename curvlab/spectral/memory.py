@@ -62,11 +62,11 @@ class Memory:
         left = max(0, self.device - WORKING_VECTORS * vector)
         return {Tier.DEVICE: left // vector, Tier.HALF: 2 * left // vector}.get(tier, 0)
 
-    def tier(self, dim: int, dtype: Any, rows: int) -> Tier:
+    def tier(self, dim: int, dtype: Any, rows: int, *, half: bool = True) -> Tier:
         """Return the best tier for ``rows`` vectors of length ``dim``.
 
-        In the order device, half precision, host, none: half precision costs little accuracy,
-        while rows on the host cross the bus at every step.
+        In the order device, half precision (unless ``half`` is False), host, none: half precision
+        costs little accuracy, while rows on the host cross the bus at every step.
 
         Raises
         ------
@@ -82,6 +82,8 @@ class Memory:
                 "restrict the operator to a block of parameters."
             )
         for tier in (Tier.DEVICE, Tier.HALF, Tier.HOST):
+            if tier is Tier.HALF and not half:
+                continue
             if rows <= self.rows(dim, dtype, tier):
                 return tier
         return Tier.NONE

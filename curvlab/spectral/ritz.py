@@ -27,6 +27,9 @@ MOST_PRODUCTS = 3000
 SPARE = 4
 """Further Ritz vectors at each end where the basis is not stored and some are copies."""
 
+SHORT = 0.3
+"""Length below which a vector computed without stored rows is no eigenvector (Paige 1980)."""
+
 STRICTER = 0.9
 """The recurrence's estimate of a residual is asked to be this share of the tolerance."""
 
@@ -35,8 +38,8 @@ STRICTER = 0.9
 class ExtremePairs:
     """Ritz values (descending), orthonormal vectors and their images, and what they cost.
 
-    ``order`` counts all Lanczos steps, ``single_order`` those before the first restart; ``nbytes``
-    is what the basis held.
+    ``order`` counts all Lanczos steps, ``single_order`` those of the first Krylov space; ``nbytes``
+    is what the basis held, ``width`` the range of all Ritz values, at most that of the spectrum.
     """
 
     values: Float[np.ndarray, " pairs"]
@@ -46,6 +49,7 @@ class ExtremePairs:
     single_order: int
     matvecs: int
     nbytes: int
+    width: float
 
     def outermost(self, largest: int, smallest: int) -> "ExtremePairs":
         """Keep the outermost pairs of each end."""
@@ -109,6 +113,8 @@ def extreme_pairs(
         # and let the Rayleigh-Ritz step sort them out.
         more = (count and count + SPARE for count in wanted)
         vectors = run.ritz_vectors(**dict(zip(("largest", "smallest"), more, strict=True)))
+        # What has not converged is short: most of its terms cancel.
+        vectors = vectors[np.linalg.norm(vectors, axis=1) > SHORT]
         spent = krylov.matvecs + krylov.order - 1
     else:
         _, small, chosen = _ritz(krylov, wanted)
@@ -116,9 +122,16 @@ def extreme_pairs(
         spent = krylov.matvecs
     images = np.asarray(op.matmat(vectors), np.float64)
     result = rayleigh_ritz(np.asarray(vectors, np.float64), images)
+    if tier is Tier.NONE:  # sorting out copies has magnified the rounding of the products
+        fresh_images = np.asarray(op.matmat(result[1].astype(op.dtype)), np.float64)
+        result = (*result[:2], fresh_images)
+        spent += len(fresh_images)
     steps = krylov.matvecs
     held = 0 if krylov.basis is None else krylov.basis.nbytes
-    found = ExtremePairs(*result, steps, krylov.first_restart or steps, spent + len(vectors), held)
+    # After a breakdown further steps belong to other vectors.
+    single = min(krylov.first_restart or steps, krylov.breakdown_step or steps)
+    width = float(np.ptp(np.linalg.eigvalsh(krylov.projection())))
+    found = ExtremePairs(*result, steps, single, spent + len(vectors), held, width)
     return found.outermost(*wanted) if tier is Tier.NONE else found
 
 

@@ -17,7 +17,7 @@ def share_between(
     """
     points = np.array([a, b])
     lows, highs = np.zeros(2), np.zeros(2)
-    asked = points > -np.inf  # nothing is below minus infinity
+    asked = points != -np.inf  # nothing is below minus infinity
     lows[asked], highs[asked] = measure.bracket(points[asked])
     below, at_most = measure.gauss_cdf(points).tolist()
     low, high = max(0.0, float(lows[1] - highs[0])), float(highs[1] - lows[0])

@@ -273,8 +273,12 @@ def _adaptive(
             found = measure(runs, noise_floor, extra)
         else:
             found = measure(runs, noise_floor, extra)
-        if ended or mean_error(found) <= tolerance:
+        error = mean_error(found)
+        if error <= tolerance:
             return found
+        if ended:
+            short = f"the target {tolerance:g} was not reached: the mean error is {error:.2g}"
+            return replace(found, notes=(*found.notes, short))
 
 
 def _exact(op: SymmetricOperator, notes: tuple[str, ...], watch: Stopwatch) -> SpectralMeasure:

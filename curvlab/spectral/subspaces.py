@@ -21,8 +21,8 @@ class PrincipalAngles:
         0 for a common direction, π/2 for an orthogonal one.
     error
         How far any angle may be off because the eigenvectors are approximate: ``asin(‖R‖₂ / gap)``
-        of both subspaces, with the gap to the next computed pair. π/2 where the gap is not known
-        (no further pair was computed) or not resolved.
+        of both subspaces, with the gap to the next computed pair of either end. π/2 where the gap
+        is not known (an end without a further computed pair) or not resolved.
     """
 
     radians: Float[np.ndarray, " angles"]
@@ -125,12 +125,17 @@ def match_eigenpairs(
 
 def _rotation(pairs: Eigenpairs, rows: Int[np.ndarray, " count"]) -> float:
     """Bound the angle between computed and true subspace (Davis and Kahan)."""
-    others = np.setdiff1d(np.arange(len(pairs.values)), rows)
-    if not len(others):
-        return np.pi / 2
     residual = float(np.linalg.norm(pairs.residuals[rows])) + pairs.noise_floor
-    inner, outer = pairs.values[rows], np.abs(pairs.values[others]).max()
-    gap = float(np.abs(inner).min() - outer) - float(pairs.residuals[others].max())
+    # What was not chosen of an end bounds all that was not computed there; an end that was chosen
+    # whole, or of which nothing was computed, leaves the gap unknown.
+    outer = 0.0
+    upper = np.arange(len(pairs.values)) < pairs.largest
+    for end in (upper, ~upper):
+        left = np.setdiff1d(np.flatnonzero(end), rows)
+        if not len(left):
+            return np.pi / 2
+        outer = max(outer, float((np.abs(pairs.values[left]) + pairs.residuals[left]).max()))
+    gap = float(np.abs(pairs.values[rows]).min()) - outer - pairs.noise_floor
     return float(np.arcsin(min(1.0, residual / gap))) if gap > 0 else np.pi / 2
 
 

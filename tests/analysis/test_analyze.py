@@ -314,7 +314,8 @@ def test_a_budget_takes_the_most_important_first(run_path: Path) -> None:
     assert spectra == [40, 40, 0, 0, 20, 20]  # last task end, start, other task end
     assert len(plan.left_out) == 5
     assert sum(not item.products for item in plan.measurements) == 16
-    outcome = execute(plan)
+    # What was chosen is made, however long a loaded machine takes to compile.
+    outcome = execute(replace(plan, budget=None))
     assert not outcome.failures
     dataset = collect(plan, outcome)
     measured = dataset["hessian_trace"].sel(probe_set="current").notnull().values

@@ -209,3 +209,13 @@ def test_checkpoints_of_one_run_are_verified_once():
         op = Recorded(Problem(network, cross_entropy, params, (INPUTS, TARGETS)))
         assert verify(op, KEY).notes == ()  # smooth: the difference of the gradient agrees
     assert len(products) == 3
+
+
+def test_units_exactly_on_their_kinks_are_not_taken_for_a_wrong_derivative():
+    # Zero biases and blank frames, as at the start of a game: every ReLU sits at its kink.
+    inputs = np.array(INPUTS)
+    inputs[:4] = 0
+    params = [(weight, np.zeros_like(bias)) for weight, bias in PARAMS]
+    op = hessian(jax.nn.relu, params=params, batch=(inputs, TARGETS))
+    (note,) = verify(op, KEY).notes
+    assert "kinks of ReLU" in note
