@@ -28,6 +28,15 @@ hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+# Programs of other processes: they need other packages, or arguments.
+collect_ignore = [
+    "benchmarks/networks_torch.py",
+    "benchmarks/tools_jax.py",
+    "benchmarks/tools_torch.py",
+    "curvature/on_devices.py",
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs an accelerator where there is none."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

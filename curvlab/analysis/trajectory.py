@@ -275,7 +275,9 @@ def _stored_pairs(found: xr.Dataset) -> Eigenpairs:
     arrays: dict[str, Any] = {name: found[name].values.astype(np.float64) for name in _ARRAYS}
     arrays["clusters"] = arrays["clusters"].astype(np.int64)
     arrays["converged"] = arrays["converged"].astype(bool)
-    return Eigenpairs(**arrays, **found.attrs["pairs"], layout=None)
+    told: dict[str, Any] = {**found.attrs["pairs"]}
+    told["notes"] = tuple(told.get("notes", ()))  # a list in the file
+    return Eigenpairs(**arrays, **told, layout=None)
 
 
 def _stored_measure(found: xr.Dataset, name: str) -> SpectralMeasure:

@@ -49,7 +49,7 @@ def test_fewer_than_eight_vectors_are_refused():
 
 def test_operators_with_nan_products_are_refused():
     op = FunctionOperator(lambda v: v * np.nan, 300)
-    with pytest.raises(OperatorError, match="not finite"):
+    with pytest.raises(OperatorError, match="NaN or infinite"):
         trace(op, jax.random.key(0))
 
 
