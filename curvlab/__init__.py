@@ -183,10 +183,10 @@ if TYPE_CHECKING:
     from curvlab.curvature import ResidualCurvature as ResidualCurvature
     from curvlab.curvature import TangentKernel as TangentKernel
     from curvlab.curvature import adam_metric as adam_metric
+    from curvlab.curvature import data_curve as data_curve
     from curvlab.curvature import gradient_gram as gradient_gram
     from curvlab.curvature import loss_along as loss_along
     from curvlab.curvature import loss_plane as loss_plane
-    from curvlab.curvature import data_curve as data_curve
     from curvlab.curvature import perturb_outputs as perturb_outputs
     from curvlab.curvature import population_form as population_form
     from curvlab.curvature import population_trace as population_trace
