@@ -22,7 +22,7 @@ import jax  # noqa: E402
 import tests.typechecker  # noqa: E402, F401  # pyright: ignore[reportUnusedImport]
 
 # A first call compiles, so no example has a deadline.
-hypothesis.settings.register_profile("dev", max_examples=25, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("dev", max_examples=15, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=100, print_blob=True, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

@@ -117,7 +117,7 @@ def test_the_miss_bound_holds_over_start_vectors():
     # The outlier sticks out by more than the gap; short runs overlook it about as often as stated.
     eigenvalues = np.r_[np.linspace(0, 1, 1000), 1.03]
     overlooked, bound = 0, np.nan
-    for seed in range(40):
+    for seed in range(20):
         pairs = eigenpairs(
             Diagonal(eigenvalues),
             jax.random.key(seed),
@@ -129,7 +129,7 @@ def test_the_miss_bound_holds_over_start_vectors():
         overlooked += 1.03 - pairs.values[0] > pairs.gap * 1.03
         bound = pairs.miss[0]
     assert bound < 0.05
-    assert overlooked <= 40 * bound
+    assert overlooked <= 20 * bound
 
 
 def test_targets_are_met_with_few_products():
