@@ -1,7 +1,7 @@
 """The Krylov basis: orthonormal rows, stored so that projecting on them is a few matrix products.
 
 A vector of length ``n`` is cut into panels of 4,096 entries. Rows are collected in blocks of shape
-``(panels, 8, 4096)``: every projection has the same shape (one compilation), only filled blocks
+``(panels, 16, 4096)``: every projection has the same shape (one compilation), only filled blocks
 are read, and inner products are summed over panels in float64, which keeps float32 rows orthogonal
 to about 1e-7 after a single pass. (Summed in float32 alone it would be 1e-5.)
 
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from curvlab.core.devices import place
 
 PANEL = 4096
-ROWS = 8
+ROWS = 16
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
