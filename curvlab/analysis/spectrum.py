@@ -27,7 +27,7 @@ from curvlab.spectral import (
     trace,
 )
 from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
-from curvlab.spectral.slq import measure_from_runs, start_key
+from curvlab.spectral.slq import start_key
 
 TRACE_VECTORS = 8
 
@@ -116,7 +116,13 @@ class Spectrum(Diagnostic):
         ]
         notes = soundness.verify(operator, key).notes  # known from the runs by now
         floor = measured_noise_floor(operator, runs[0], key)
-        measure = measure_from_runs(operator, runs, key, noise_floor=floor)
+        measure = SpectralMeasure.from_lanczos(
+            runs,
+            dim=operator.dim,
+            noise_floor=floor,
+            matvecs=sum(run.matvecs for run in runs),
+            estimand=operator.estimand,
+        )
         pairs = eigenpairs(
             operator,
             start_key(key, 0),

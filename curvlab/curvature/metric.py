@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
 from curvlab.core.errors import OperatorError
+from curvlab.core.specs import with_defaults
 from curvlab.core.trees import path_name
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.spectral.derived import DerivedOperator
@@ -251,8 +252,6 @@ def optimiser_metric(name: str, settings: Mapping[str, Any], opt_state: PyTree) 
     OperatorError
         If the optimiser has no diagonal metric that is known here.
     """
-    import inspect
-
     import optax
 
     if name not in ("adam", "adamw", "rmsprop") or settings.get("nesterov", False):
@@ -261,11 +260,7 @@ def optimiser_metric(name: str, settings: Mapping[str, Any], opt_state: PyTree) 
             f"No metric is known for the optimiser {name!r}{variant}. Known: adam, adamw and "
             "rmsprop, without Nesterov momentum; others can be given as Metric(diagonal, name)."
         )
-    alias: Any = getattr(optax, name)
-    defaults = {
-        key: parameter.default for key, parameter in inspect.signature(alias).parameters.items()
-    }
-    chosen: dict[str, Any] = {**defaults, **settings}
+    chosen = with_defaults(getattr(optax, name), settings)
     if name == "rmsprop":
         names = ("eps", "eps_in_sqrt", "decay")
         return rmsprop_metric(opt_state, **{key: chosen[key] for key in names})

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from curvlab.core.errors import CurvlabError
 from curvlab.core.windows import Padding, explicit_padding, windows
 
 
@@ -50,19 +51,19 @@ def matmul_convolution(
 
     Raises
     ------
-    NotImplementedError
+    CurvlabError
         For another layout, dilated images, or groups of features.
     """
     axes = lhs.ndim - 2
     last = (0, axes + 1, *range(1, axes + 1)), (axes + 1, axes, *range(axes))
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     if (layout.lhs_spec, layout.rhs_spec, layout.out_spec) != (*last, last[0]):
-        raise NotImplementedError(
+        raise CurvlabError(
             "matmul_convolution was asked for a layout with channels not last "
             f"({dimension_numbers}). Transpose to N...C and ...IO, or use the native convolution."
         )
     if feature_group_count != 1 or any(step != 1 for step in lhs_dilation or ()):
-        raise NotImplementedError(
+        raise CurvlabError(
             f"matmul_convolution was asked for {feature_group_count} feature groups and image "
             f"dilation {lhs_dilation}; it has neither. Use jax.lax.conv_general_dilated."
         )

@@ -1,9 +1,8 @@
 """Eigenpairs at both ends of the spectrum, certified by true residuals."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -13,25 +12,13 @@ from curvlab.core.trees import TreeLayout
 from curvlab.spectral import soundness
 from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound, rayleigh_ritz
 from curvlab.spectral.cost import Cost, Stopwatch
-from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import NOISE_PRODUCTS, noise_floor_at
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 from curvlab.spectral.progress import Tick
 from curvlab.spectral.ritz import ExtremePairs, extreme_pairs, plan
-
-GAP = 0.01
-"""Share of the spectrum's width by which an eigenvalue must stick out to count as missed."""
-
-FRESH = 0x2E57A27
-"""Tag of the keys of fresh vectors; far from the small numbers by which callers derive keys."""
-
-AFTERWARDS = 2**20
-"""Number of the first fresh vector of a verification, beyond those after breakdowns."""
-
-VERIFICATIONS = 5
-"""Most deflated runs at which something new is found, before the search is given up."""
+from curvlab.spectral.verification import GAP, fresh_vector, verified
 
 
 @dataclass(frozen=True)
@@ -246,14 +233,14 @@ def eigenpairs(
             wanted,
             tolerance=tolerance,
             order=order,
-            fresh=lambda count: random_vector(_fresh_key(key, count), op.dim),
+            fresh=lambda count: fresh_vector(op, key, count),
             memory=memory,
             tick=tick,
         )
     # Both ends: [upper, lower]; a warm start says nothing, and a run only of its outermost values.
     miss = np.full(2, np.nan)
     if verify:
-        found, miss = _verified(op, key, found, wanted, verify, memory)
+        found, miss = verified(op, key, found, wanted, verify, memory)
     spent = found.matvecs
     if noise_floor is None:
         noise_floor = noise_floor_at(op, found.vectors[[0, -1]][: len(found.values)], key)
@@ -329,10 +316,6 @@ def _check(
         )
 
 
-def _fresh_key(key: Array, count: int) -> Array:
-    return jax.random.fold_in(jax.random.fold_in(key, FRESH), count)
-
-
 def _start_vector(op: SymmetricOperator, key: Array, start: Any) -> tuple[Any, bool]:
     """Return the first vector of Lanczos and whether it is purely random."""
     random = np.asarray(random_vector(key, op.dim), np.float64)
@@ -347,61 +330,3 @@ def _start_vector(op: SymmetricOperator, key: Array, start: Any) -> tuple[Any, b
         )
     known = rows.sum(0)
     return known / np.linalg.norm(known) + random / np.linalg.norm(random), False
-
-
-def _verified(
-    op: SymmetricOperator,
-    key: Array,
-    found: ExtremePairs,
-    wanted: tuple[int, int],
-    steps: int,
-    memory: Memory | int | None,
-) -> tuple[ExtremePairs, Float[np.ndarray, " 2"]]:
-    """Look for what a single Krylov space cannot see, on the operator without the pairs found.
-
-    Deflated pairs sit at zero, inside the spectrum or at its edge; values of the complement that
-    are further out than a pair found are added to it, until a run finds none.
-    """
-    complete, attempt = False, 0
-    for attempt in range(VERIFICATIONS):
-        rest = Deflated(op, found.vectors)
-        steps = min(steps, op.dim - len(found.values))
-        if steps < 1:
-            complete = True
-            break
-        first = rest.project(random_vector(_fresh_key(key, AFTERWARDS + attempt), op.dim))
-        extra = extreme_pairs(
-            rest,
-            first,
-            (min(wanted[0], steps), min(wanted[1], max(steps - wanted[0], 0))),
-            tolerance=1.0,
-            order=steps,
-            fresh=None,
-            memory=memory,
-            tick=None,
-        )
-        found = replace(found, matvecs=found.matvecs + extra.matvecs)
-        upper, lower = min(wanted[0], len(found.values)), wanted[1]
-        outside = np.zeros(len(extra.values), bool)
-        margin = 64 * float(np.finfo(op.dtype).eps) * float(np.abs(found.values).max())
-        if upper:
-            outside |= extra.values > found.values[upper - 1] + margin
-        if lower:
-            outside |= extra.values < found.values[-min(lower, len(found.values))] - margin
-        # Zero is where the deflated vectors sit: nothing was found there.
-        outside &= np.abs(extra.vectors @ found.vectors.T).max(1) < 0.1
-        if not outside.any():
-            complete = True
-            break
-        vectors = extra.vectors[outside]
-        images = np.asarray(op.matmat(vectors.astype(op.dtype)), np.float64)
-        both = rayleigh_ritz(
-            np.concatenate([found.vectors, vectors]), np.concatenate([found.images, images])
-        )
-        spent = found.matvecs + len(vectors)
-        union = replace(found, values=both[0], vectors=both[1], images=both[2], matvecs=spent)
-        found = union.outermost(*wanted)
-    # Any of the runs may have overlooked something: a union bound.
-    bound = miss_bound(op.dim - len(found.values), steps, GAP) * (attempt + 1) if steps >= 1 else 0
-    miss = np.full(2, min(1.0, bound) if complete else np.nan)
-    return found, miss

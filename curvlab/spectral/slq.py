@@ -186,19 +186,6 @@ def start_key(key: Array, index: int) -> Array:
     return jax.random.fold_in(key, index)
 
 
-def measure_from_runs(
-    op: SymmetricOperator, runs: list[Tridiagonal], key: Array, *, noise_floor: float | None = None
-) -> SpectralMeasure:
-    """Make the measure of Lanczos runs on ``op``, measuring the noise floor if it is not given."""
-    matvecs = sum(run.matvecs for run in runs)
-    if noise_floor is None:
-        noise_floor = measured_noise_floor(op, runs[0], key)
-        matvecs += NOISE_PRODUCTS
-    return SpectralMeasure.from_lanczos(
-        runs, dim=op.dim, noise_floor=noise_floor, matvecs=matvecs, estimand=op.estimand
-    )
-
-
 def mean_error(measure: SpectralMeasure, *, level: float = 0.95) -> float:
     """Return half the mean width of the band of ``F`` on the axis on which spectra are drawn.
 

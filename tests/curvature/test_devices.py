@@ -15,8 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "curvature" / "on_devices.py"
 
 
-def run(processes: int, devices_each: int, *more: str) -> list[dict[str, Any]]:
-    """Return what each process printed."""
+def run(folder: Path, processes: int, devices_each: int, *more: str) -> list[dict[str, Any]]:
+    """Return what each process printed.
+
+    Into files: a process that waits for a reader of its pipe would hold up all others.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -27,27 +30,27 @@ def run(processes: int, devices_each: int, *more: str) -> list[dict[str, Any]]:
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(processes), str(rank), str(port), *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-        for rank in range(processes)
-    ]
-    found = []
+    printed = [folder / f"printed-{rank}" for rank in range(processes)]
+    errors = [folder / f"errors-{rank}" for rank in range(processes)]
+    started = []
+    for rank in range(processes):
+        with printed[rank].open("w") as output, errors[rank].open("w") as complaints:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, str(SCRIPT), str(processes), str(rank), str(port), *more],
+                    stdout=output,
+                    stderr=complaints,
+                    env=environment,
+                    cwd=ROOT,
+                )
+            )
     try:
-        for process in started:
-            output, errors = process.communicate(timeout=280)
-            assert process.returncode == 0, errors[-4000:]
-            found.append(json.loads(output.splitlines()[-1]))
+        for process, complaints in zip(started, errors, strict=True):
+            assert process.wait(timeout=280) == 0, complaints.read_text()[-4000:]
     finally:
         for process in started:
             process.kill()
-    return found
+    return [json.loads(file.read_text().splitlines()[-1]) for file in printed]
 
 
 def compare(found: dict[str, Any]) -> None:
@@ -64,8 +67,8 @@ def compare(found: dict[str, Any]) -> None:
             np.testing.assert_allclose(other[more], one[more], rtol=1e-4, atol=1e-6)
 
 
-def test_eight_devices_of_one_process():
-    (found,) = run(1, 8)
+def test_eight_devices_of_one_process(tmp_path):
+    (found,) = run(tmp_path, 1, 8)
     assert found["devices"] == 8
     assert found["rows"] == [13] * 8  # 99 examples and 5 of weight zero
     assert found["panels"] == [1] * 8
@@ -73,8 +76,8 @@ def test_eight_devices_of_one_process():
 
 
 @pytest.mark.long
-def test_two_processes():
-    first, second = run(2, 2, "everything")
+def test_two_processes(tmp_path):
+    first, second = run(tmp_path, 2, 2, "everything")
     assert first["devices"] == 4
     assert first["rows"] == second["rows"] == [25, 25]
     assert first["panels"] == second["panels"] == [1, 1]

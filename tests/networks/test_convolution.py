@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from curvlab.core.errors import CurvlabError
 from curvlab.networks import matmul_convolution
 
 LAST = ("NHWC", "HWIO", "NHWC")
@@ -92,7 +93,7 @@ def test_one_spatial_axis(x64):
     ],
 )
 def test_what_it_does_not_do_is_refused(settings, reason):
-    with pytest.raises(NotImplementedError, match=reason):
+    with pytest.raises(CurvlabError, match=reason):
         matmul_convolution(
             jnp.ones((1, 4, 4, 4)), jnp.ones((2, 2, 4, 4)), (1, 1), "SAME", **settings
         )
