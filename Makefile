@@ -15,15 +15,17 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+# A file's tests share fixtures and compiled programs, so one worker takes them all.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-long lint docs bench bench-quick figures clean
+.PHONY: help demo test test-long coverage lint docs bench bench-quick figures clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         train, analyse and draw a small study in $(STUDY)"
-	@echo "make test         every test but the long repetitions, with coverage"
+	@echo "make test         every test but the long repetitions"
 	@echo "make test-long    the long repetitions"
+	@echo "make coverage     make test again, with the lines and branches that it leaves out"
 	@echo "make lint         formatting, style, types, layers"
 	@echo "make docs         build the documentation into site/"
 	@echo "make figures      draw every figure from $(STUDY) again"
@@ -74,10 +76,14 @@ figures: $(VENV)/installed
 # --- checks -----------------------------------------------------------------------------------
 
 test: $(VENV)/installed-dev
-	$(PYTEST) -m 'not long' --cov --cov-report=term
+	$(PYTEST) -m 'not long'
 
 test-long: $(VENV)/installed-dev
 	$(PYTEST) -m long
+
+# Apart from `make test`, which it would make a third slower.
+coverage: $(VENV)/installed-dev
+	$(PYTEST) -m 'not long' --cov --cov-report=term
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

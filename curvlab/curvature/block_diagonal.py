@@ -17,7 +17,7 @@ from curvlab.spectral.derived import DerivedOperator
 
 
 @jax.jit
-def _keep(vector: Array, labels: Array, block: Array) -> Array:
+def _keep(vector: Array, labels: Array, block: Array | int) -> Array:
     return jnp.where(labels == block, vector, 0)
 
 

@@ -18,16 +18,9 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
+from curvlab.core.programs import bind, evaluate, inline, reached_from, shape_of
 from curvlab.core.trees import path_name
-from curvlab.curvature.traced_products import (
-    Factors,
-    Product,
-    bind,
-    inline,
-    reached_from,
-    read_atom,
-    shape_of,
-)
+from curvlab.curvature.traced_products import Factors, Product
 
 # What changes the place of entries and nothing else: inner products of gradients stay the same.
 _VIEWS = {"reshape", "transpose", "squeeze", "expand_dims", "copy", "rev"}
@@ -200,26 +193,24 @@ class GradientProgram:
         self, arguments: list[Any], taps: list[list[Array]]
     ) -> tuple[Array, list[list[Any]]]:
         """Return the program's value, ``taps`` added to what sites return, and sites' operands."""
-        jaxpr = self.closed.jaxpr
-        values: dict[Any, Any] = dict(zip(jaxpr.constvars, self.closed.consts, strict=True))
-        values.update(zip(jaxpr.invars, arguments, strict=True))
         extra = {
             id(s.equation): dict(zip(s.results, t, strict=True))
             for s, t in zip(self.sites, taps, strict=True)
         }
         operands: dict[int, list[Any]] = {}
-        for equation in jaxpr.eqns:
-            inputs = [read_atom(atom, values) for atom in equation.invars]
+
+        def step(equation: Any, inputs: list[Any]) -> list[Any]:
             results = bind(equation, inputs)
-            if id(equation) in extra:
-                operands[id(equation)] = inputs
-                added = extra[id(equation)]
-                results = [
-                    r + added[v] if v in added else r
-                    for v, r in zip(equation.outvars, results, strict=True)
-                ]
-            values.update(zip(equation.outvars, results, strict=True))
-        (value,) = (read_atom(atom, values) for atom in jaxpr.outvars)
+            if id(equation) not in extra:
+                return results
+            operands[id(equation)] = inputs
+            added = extra[id(equation)]
+            return [
+                r + added[v] if v in added else r
+                for v, r in zip(equation.outvars, results, strict=True)
+            ]
+
+        (value,) = evaluate(self.closed, arguments, step)
         return value, [operands[id(site.equation)] for site in self.sites]
 
     def _replay(self, site: Site, arguments: list[Any], operands: list[Any]) -> list[Any]:

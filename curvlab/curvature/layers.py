@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from curvlab.core.programs import body_of
 from curvlab.curvature.problem import Problem
 from curvlab.curvature.selection import layer_of
 
@@ -59,7 +60,8 @@ def _follow(program: Any, origin: dict[Any, str], uses: list[str]) -> None:
         ]
         if not any(held):
             continue
-        inner = _inner_program(equation)
+        called = body_of(equation)
+        inner = None if called is None else called.jaxpr
         if inner is not None and len(inner.invars) == len(held):
             within = {
                 variable: name
@@ -75,12 +77,3 @@ def _follow(program: Any, origin: dict[Any, str], uses: list[str]) -> None:
             origin[equation.outvars[0]] = next(name for name in held if name is not None)
         else:
             uses.extend(name for name in held if name is not None)
-
-
-def _inner_program(equation: Any) -> Any:
-    """Return the program that an equation calls with its own arguments, if it is one."""
-    for name in ("jaxpr", "call_jaxpr"):
-        inner = equation.params.get(name)
-        if inner is not None:
-            return getattr(inner, "jaxpr", inner)
-    return None

@@ -1,4 +1,4 @@
-"""Programs of traced functions: inlined, walked, and their products of parameters with data."""
+"""Products of parameters with data in a traced program, whose gradients come in factors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,53 +9,11 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
+from curvlab.core.programs import shape_of
 from curvlab.core.windows import windows
 
 # (..., places, inputs) and (..., places, outputs); the numbers differ from pair to pair.
 Factors = tuple[Array, Array]
-# Calls whose body is evaluated in place. Custom derivative rules stay: they say what a ReLU's
-# derivative is at zero.
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-
-
-def inline(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
-    """Evaluate a program; under ``make_jaxpr`` this traces it with its calls inlined."""
-    values: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    values.update(zip(closed.jaxpr.invars, arguments, strict=True))
-    for equation in closed.jaxpr.eqns:
-        inputs = [read_atom(atom, values) for atom in equation.invars]
-        body = equation.params.get("jaxpr") if equation.primitive.name in _CALLS else None
-        if isinstance(body, core.Jaxpr):
-            body = core.ClosedJaxpr(body, [])
-        results = bind(equation, inputs) if body is None else inline(body, *inputs)
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read_atom(atom, values) for atom in closed.jaxpr.outvars]
-
-
-def bind(equation: Any, inputs: list[Any]) -> list[Any]:
-    """Evaluate one equation."""
-    settings = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*inputs, **settings)
-    return list(results) if equation.primitive.multiple_results else [results]
-
-
-def read_atom(atom: Any, values: dict[Any, Any]) -> Any:
-    """Return the value of a literal or a variable."""
-    return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-
-def reached_from(jaxpr: core.Jaxpr, start: Sequence[Any]) -> set[Any]:
-    """Return the variables that depend on some of ``start``."""
-    found = set(start)
-    for equation in jaxpr.eqns:
-        if any(isinstance(a, core.Var) and a in found for a in equation.invars):
-            found.update(equation.outvars)
-    return found
-
-
-def shape_of(variable: Any) -> tuple[int, ...]:
-    """Return the shape of a variable."""
-    return tuple(variable.aval.shape)
 
 
 @dataclass(frozen=True)

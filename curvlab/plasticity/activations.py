@@ -15,8 +15,9 @@ from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.errors import ProblemError
+from curvlab.core.programs import evaluate
 from curvlab.curvature import Problem
-from curvlab.plasticity.tracing import RECTIFIER, evaluate, trace
+from curvlab.plasticity.tracing import RECTIFIER, trace
 
 Predict = Callable[..., PyTree]
 # Of predict: (params, inputs), or (params, inputs, state).
@@ -75,7 +76,7 @@ class Recorder:
 @partial(jax.jit, static_argnums=0)
 def _run(recorder: Recorder, arguments: Arguments) -> tuple[Array, ...]:
     leaves = jax.tree.leaves(arguments)
-    return tuple(evaluate(recorder.program, leaves, recorder.variables))
+    return tuple(evaluate(recorder.program, leaves, wanted=recorder.variables))
 
 
 def recorder(predict: Predict, arguments: Arguments) -> Recorder:

@@ -15,15 +15,17 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import PyTree
 
+from curvlab.core.programs import (
+    CALLS,
+    CUSTOM_CALLS,
+    bind,
+    body_of,
+    evaluate,
+    reached_from,
+    shape_of,
+)
 from curvlab.core.trees import path_name
 
-# Calls whose body is evaluated in place.
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"} | {
-    "custom_vjp_call_jaxpr",
-    "remat",
-    "remat2",
-    "checkpoint",
-}
 # Loops and branches are evaluated as they are; what is inside them is not seen.
 _OPAQUE = {"scan", "while", "cond"}
 # Activation functions of jax.nn that are calls with a name of their own.
@@ -66,65 +68,29 @@ class Site:
         return shape_of(self.variable)[-1]
 
 
-def shape_of(variable: core.Var) -> tuple[int, ...]:
-    """Return the shape of a variable of a traced program."""
-    aval: Any = variable.aval
-    return tuple(aval.shape)
-
-
 def inline(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
     """Return an equivalent program without nested calls, save for named activation functions."""
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
-    return jax.make_jaxpr(lambda *args: evaluate(closed, args))(*shapes)
+    return jax.make_jaxpr(lambda *args: evaluate(closed, args, _step))(*shapes)
 
 
-def evaluate(
-    closed: core.ClosedJaxpr, args: Sequence[Any], wanted: Sequence[Any] | None = None
-) -> list[Any]:
-    """Evaluate a program equation by equation and return its outputs, or the ``wanted`` variables.
-
-    Under ``make_jaxpr`` this traces the program again with its calls inlined.
-    """
-    jaxpr, consts = closed.jaxpr, closed.consts
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-    for equation in jaxpr.eqns:
-        inputs = [read(atom) for atom in equation.invars]
-        body = _body(equation)
-        name = equation.params.get("name", "")
-        if body is None:
-            results = equation.primitive.bind(*inputs, **equation.params)
-        elif name in _SMOOTH_CALLS | _ARITHMETIC_CALLS:
-            results = _keep_call(name, body, inputs)
-        else:
-            results = evaluate(body, inputs)
-        if not isinstance(results, list | tuple):
-            results = [results]
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in (jaxpr.outvars if wanted is None else wanted)]
-
-
-def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    if equation.primitive.name not in _CALLS:
-        return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = equation.params.get(key)
-        if isinstance(inner, core.ClosedJaxpr):
-            return inner
-        if isinstance(inner, core.Jaxpr):
-            return core.ClosedJaxpr(inner, [])
-    return None
+def _step(equation: core.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation: a call by its body, derivative rules and all."""
+    called = equation.primitive.name in CALLS | CUSTOM_CALLS
+    body = body_of(equation) if called else None
+    if body is None:
+        return bind(equation, inputs)
+    name = equation.params.get("name", "")
+    if name in _SMOOTH_CALLS | _ARITHMETIC_CALLS:
+        return _keep_call(name, body, inputs)
+    return evaluate(body, inputs, _step)
 
 
 def _keep_call(name: str, body: core.ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
     """Stage a call as one equation called ``name``, whatever kind of call it was."""
 
     def call(*args: Any) -> list[Any]:
-        return evaluate(body, args)
+        return evaluate(body, args, _step)
 
     call.__name__ = name
     return jax.jit(call)(*inputs)
@@ -182,10 +148,7 @@ class _Search:
         count = len(program.parameters)
         self.names = dict(zip(jaxpr.invars[:count], program.parameters, strict=True))
         self.constants = dict(zip(jaxpr.constvars, program.closed.consts, strict=True))
-        self.driven = set(jaxpr.invars[count : count + program.inputs])
-        for eqn in jaxpr.eqns:
-            if any(isinstance(a, core.Var) and a in self.driven for a in eqn.invars):
-                self.driven.update(eqn.outvars)
+        self.driven = reached_from(jaxpr, jaxpr.invars[count : count + program.inputs])
 
     def sites(self) -> Iterator[Site]:
         """Yield the activations in program order, each variable once, with unique layer names."""

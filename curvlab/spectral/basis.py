@@ -56,8 +56,9 @@ def dot(left: Array, right: Array) -> Float[Array, ""]:
     """Return the inner product of two panelled vectors, multiplied and summed in float64.
 
     In float32 the squares of entries below 1e-19 would vanish, and a small curvature with them.
+    Over panels first: those sums run side by side, where one sum would wait for each addition.
     """
-    return jnp.sum(left.astype(jnp.float64) * right.astype(jnp.float64))
+    return (left.astype(jnp.float64) * right.astype(jnp.float64)).sum(0).sum()
 
 
 @jax.jit

@@ -33,10 +33,10 @@ BREAKDOWN = 32
 @jax.jit
 def _three_term(
     image: Array, vector: Array, previous: Array, beta: Array
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array]:
     alpha = dot(vector, image)
     rest = image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
-    return rest, alpha, dot(image, image), dot(rest, rest)
+    return rest, alpha, dot(rest, rest)
 
 
 class Krylov:
@@ -186,14 +186,15 @@ class Krylov:
             self.basis.append(vector)
             rest, remaining = _pass(self.basis, rest)
             numbers.append(remaining)
-        alpha, image2, before2, *after2 = (float(x) for x in jax.device_get(numbers))
-        if not np.isfinite(image2 + alpha):
+        alpha, before2, *after2 = (float(x) for x in jax.device_get(numbers))
+        if not np.isfinite(alpha + before2):
             raise OperatorError(
                 f"The product at Lanczos step {self.order + 1} is not finite. Check the parameters "
                 "and the data for NaN or overflow (Problem.value() and .gradient())."
             )
         self.diagonal.append(alpha)
-        self._largest = max(self._largest, image2**0.5)
+        # The length of the image, by Pythagoras.
+        self._largest = max(self._largest, (alpha**2 + beta**2 + before2) ** 0.5)
         residual = before2**0.5
         if self.basis is not None:
             rest, residual = _finish(self.basis, rest, residual, after2[0] ** 0.5)

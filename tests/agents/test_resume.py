@@ -32,8 +32,8 @@ def killed_and_continued(tiny_study, path, kills: int) -> None:
     assert_same_runs(path, tiny_study / "default" / "seed-0")
 
 
-def test_three_kills(tiny_study, tmp_path):
-    killed_and_continued(tiny_study, tmp_path / "run", 3)
+def test_two_kills(tiny_study, tmp_path):
+    killed_and_continued(tiny_study, tmp_path / "run", 2)
 
 
 @pytest.mark.long

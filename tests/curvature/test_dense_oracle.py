@@ -11,7 +11,7 @@ from curvlab.spectral import eigenpairs, slq
 from tests import problems
 
 # Early in training both signs are large; at convergence the spectrum spans six decades.
-STEPS = (60, 300)
+STEPS = (60, pytest.param(300, marks=pytest.mark.long))
 PRECISIONS = {np.float32: 1e-4, np.float64: 1e-9}
 
 

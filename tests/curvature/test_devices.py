@@ -23,10 +23,10 @@ def run(folder: Path, processes: int, devices_each: int, *more: str) -> list[dic
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={devices_each}"
+    devices = f"--xla_force_host_platform_device_count={devices_each}"
     environment = {
         **os.environ,
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
