@@ -5,7 +5,7 @@ products with random vectors show it before any work is spent. What a matrix kno
 (a network's gradient, say) it checks in :meth:`SymmetricOperator.cross_check`.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,6 +23,10 @@ SEPARATION = 30
 
 BROKEN = 0.05
 """Products that differ from linear ones by this share are no products with a matrix."""
+
+
+PIECE = 1 << 16
+"""Entries of a vector that are in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +140,32 @@ def check(op: SymmetricOperator, key: Array) -> Soundness:
 
 
 def _verify(op: SymmetricOperator, key: Array) -> Soundness:
-    left, right = (
-        np.asarray(random_vector(jax.random.fold_in(key, i), op.dim), op.dtype) for i in range(2)
-    )
-    a, b = np.sqrt(np.array([0.7, 0.3])).astype(op.dtype)
+    # A vector may fill a large part of the memory: few at a time, and in their own dtype.
+    def drawn(index: int) -> np.ndarray:
+        return np.array(random_vector(jax.random.fold_in(key, index), op.dim), op.dtype)
+
+    left, right = drawn(0), drawn(1)
     image_left, image_right = _image(op, left), _image(op, right)
-    mixed = a * left + b * right
-    image_mixed = _image(op, mixed)
-    lengths = np.linalg.norm(image_left), np.linalg.norm(image_right)
+    lengths = _length(image_left), _length(image_right)
     size = float(np.hypot(*lengths))
+    difference = abs(_inner(left, image_right) - _inner(right, image_left))
+    form, length_left = _inner(left, image_left), _length(left)
+    a, b = np.sqrt(np.array([0.7, 0.3])).astype(op.dtype)
+    left *= a
+    right *= b
+    left += right
+    mixed = left
+    del left, right
+    image_mixed = _image(op, mixed)
     if size == 0:
         return Soundness(op.estimand, 0.0, 0.0, ("every product is zero",), 3, 0.0)
 
-    error = float(np.linalg.norm(image_mixed - a * image_left - b * image_right))
+    error = _distance(image_mixed, [(a, image_left), (b, image_right)])
+    length_mixed = _length(mixed)
+    del mixed, image_mixed, image_right
     rounding = error / size
     if rounding > BROKEN:
-        again = float(np.linalg.norm(_image(op, left) - image_left)) / size
+        again = _distance(_image(op, drawn(0)), [(1.0, image_left)]) / size
         if again > float(jnp.finfo(op.dtype).eps) ** 0.5:
             raise OperatorError(
                 f"Two products of {op.estimand} with one vector differ by {again:.2g} of their "
@@ -161,8 +175,7 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
             f"{op.estimand} is not linear: A(u + v) differs from Au + Av by {rounding:.2g} of "
             "their length. Pass the product with a matrix, at fixed parameters and data."
         )
-    exact_left, exact_right = np.asarray(left, np.float64), np.asarray(right, np.float64)
-    asymmetry = float(abs(exact_left @ image_right - exact_right @ image_left)) / size
+    asymmetry = difference / size
     tolerance = max(float(jnp.finfo(op.dtype).eps) ** 0.5, SEPARATION * rounding)
     if asymmetry > tolerance:
         raise OperatorError(
@@ -171,23 +184,40 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
             "gradient (the semi-gradient of temporal differences) is such a matrix: compute its "
             "targets once and pass them as data, or pass (A + A') / 2 if that is what you mean."
         )
-    if op.positive_semidefinite:
-        form = float(exact_left @ image_left)
-        if form < -tolerance * float(lengths[0]) * float(np.linalg.norm(exact_left)):
-            raise OperatorError(
-                f"{op.estimand} is declared positive semidefinite, but u'Au is {form:.3g} for a "
-                "random u. Drop the declaration, or check the product."
-            )
-    notes = op.cross_check(left, image_left)
+    if op.positive_semidefinite and form < -tolerance * lengths[0] * length_left:
+        raise OperatorError(
+            f"{op.estimand} is declared positive semidefinite, but u'Au is {form:.3g} for a "
+            "random u. Drop the declaration, or check the product."
+        )
+    notes = op.cross_check(drawn(0), image_left)
     if rounding > 100 * float(jnp.finfo(op.dtype).eps):
         notes = (
             f"products are linear only to {rounding:.1e}: something inside computes in less than "
             f"{op.dtype}, or cancels",
             *notes,
         )
-    return Soundness(
-        op.estimand, rounding, asymmetry, notes, 3, error / float(np.linalg.norm(mixed))
-    )
+    return Soundness(op.estimand, rounding, asymmetry, notes, 3, error / length_mixed)
+
+
+def _inner(left: np.ndarray, right: np.ndarray) -> float:
+    """Return an inner product, multiplied and summed in float64 piece by piece."""
+    return float(np.einsum("i,i->", left, right, dtype=np.float64))
+
+
+def _length(vector: np.ndarray) -> float:
+    return _inner(vector, vector) ** 0.5
+
+
+def _distance(image: np.ndarray, terms: Sequence[tuple[Any, np.ndarray]]) -> float:
+    """Return ``‖image - Σ factor × term‖``, computed in float64 piece by piece."""
+    total = 0.0
+    for start in range(0, len(image), PIECE):
+        piece = slice(start, start + PIECE)
+        rest = image[piece].astype(np.float64)
+        for factor, term in terms:
+            rest -= np.float64(factor) * term[piece]
+        total += float(rest @ rest)
+    return total**0.5
 
 
 def _image(op: SymmetricOperator, vector: Float[np.ndarray, " dim"]) -> Any:
@@ -197,7 +227,7 @@ def _image(op: SymmetricOperator, vector: Float[np.ndarray, " dim"]) -> Any:
             f"A product of {op.estimand} has shape {np.shape(found)}, not ({op.dim},). Return one "
             "flat vector as long as the argument."
         )
-    image = np.asarray(found, np.float64)
+    image = np.asarray(found)
     bad = int((~np.isfinite(image)).sum())
     if bad:
         raise OperatorError(

@@ -22,7 +22,8 @@ def _measure(bench: Bench, name: str, order: int) -> dict[str, Any]:
     if "laplax" in requests:  # it has no density: its Lanczos of the same order
         requests["laplax"] = {"do": "ritz", "arguments": {"budget": order, "seed": 0}}
     try:
-        replies = taking_turns(workers, requests, 2, limit=400, patience=100)
+        # A minute is exact enough without a repeat; three tell what has to be known of a tool.
+        replies = taking_turns(workers, requests, 2, limit=180, patience=60)
     finally:
         for worker in workers.values():
             worker.close()

@@ -30,7 +30,7 @@ def ask(bench: Bench) -> None:
 def _measure(bench: Bench, path: Any) -> dict[str, Any]:
     arrays = problems.load(path)
     slow = arrays.spec["kind"] == "resnet18"
-    rounds, repeats = (3, 1) if slow else (5, 3)
+    rounds, repeats = (2, 1) if slow else (4, 3)
     rounds = 3 if bench.quick else rounds
     found: dict[str, Any] = {"parameters": arrays.dim, "examples": len(arrays.inputs)}
     workers = bench.workers(path, bench.own_products)

@@ -124,7 +124,7 @@ def _equal(results: dict[str, Any]) -> Iterator[Target]:
         "trace": ("trace", lambda r: r["error"]),
     }
     for problem, tools in results.get("equal_products", {}).items():
-        matrix = problem in ("identity", "two-point", "symmetric") or "-" in problem
+        matrix = problem == "symmetric" or "-" in problem
         floor = FLOOR["float64" if matrix and problem != "digits-cnn" else "float32"]
         for label, (group, pick) in scores.items():
             worst, said = 0.0, "-"

@@ -52,7 +52,7 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
 
 def _shortest(worker: Worker, truth: np.ndarray) -> int | None:
     for order in LADDER:
-        reply = worker.ask("top", arguments={"count": COUNT, "order": order, "seed": 0}, limit=200)
+        reply = worker.ask("top", arguments={"count": COUNT, "order": order, "seed": 0}, limit=60)
         if "values" not in reply:
             return None
         if _errors(reply["values"], truth).max() <= 0.01:
