@@ -1,4 +1,4 @@
-"""Settings that hold for every test: hypothesis profiles, compilation cache, strict JAX.
+"""Settings that hold for every test: hypothesis profiles, compilation cache, compiler flags.
 
 float64 is not switched on here: users run float32, so each test says which it means (`x64`).
 """
@@ -42,23 +42,8 @@ collect_ignore = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs an accelerator where there is none."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and jax.default_backend() == "cpu":
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
-
-
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Run one test with JAX in float64."""
     with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
-def strict_jax() -> Iterator[None]:
-    """Make implicit dtype and rank promotion an error in one test."""
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield

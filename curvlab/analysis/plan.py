@@ -18,6 +18,7 @@ from curvlab.analysis.survey import NO_PROBE_SET, Entry, probe_set_of, result_ke
 from curvlab.core.errors import CurvlabError, RunError, UnknownNameError
 from curvlab.plasticity import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Run
+from curvlab.runs.probe_sets import ROLES
 
 # Lanczos spends this much beside the products (orthogonalisation, host work).
 LANCZOS_OVERHEAD = 1.3
@@ -25,7 +26,7 @@ LANCZOS_OVERHEAD = 1.3
 SECONDS_PER_CHEAP = 0.03
 SECONDS_TO_COMPILE = 5.0
 
-DEFAULT_PROBE_SETS = ("current", "next")
+DEFAULT_PROBE_SETS = ROLES
 CHEAP = ("performance", "ranks", "units", "weights")
 
 

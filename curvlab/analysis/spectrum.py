@@ -115,12 +115,12 @@ class Spectrum(Diagnostic):
             for index in range(self.vectors)
         ]
         notes = soundness.verify(operator, key).notes  # known from the runs by now
-        floor = measured_noise_floor(operator, runs[0], key)
+        floor, spent = measured_noise_floor(operator, runs[0], key)
         measure = SpectralMeasure.from_lanczos(
             runs,
             dim=operator.dim,
             noise_floor=floor,
-            matvecs=sum(run.matvecs for run in runs),
+            matvecs=sum(run.matvecs for run in runs) + spent,
             estimand=operator.estimand,
         )
         pairs = eigenpairs(

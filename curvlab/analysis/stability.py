@@ -11,10 +11,10 @@ import jax
 import xarray as xr
 from jaxtyping import Array
 
-from curvlab.core.errors import OperatorError
+from curvlab.core.errors import OperatorError, RunError
 from curvlab.core.specs import Spec, with_defaults
 from curvlab.curvature import Hessian
-from curvlab.curvature.metric import optimiser_metric, weight_norm_metric
+from curvlab.curvature.metric import weight_norm_metric
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.plasticity import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
@@ -131,7 +131,7 @@ def stability(
     sharpness, scale_invariant = (_largest(op, key, order) for op in (hessian, invariant))
     try:
         limit, seen = _seen_by_optimiser(checkpoint, hessian)
-    except OperatorError as error:
+    except (OperatorError, RunError) as error:
         return StabilityStatistics(sharpness, scale_invariant, float("nan"), None, str(error))
     steep = sharpness if seen is hessian else _largest(seen, key, order)
     ratio = Estimate(
@@ -161,13 +161,7 @@ def _seen_by_optimiser(checkpoint: Checkpoint, hessian: Hessian) -> tuple[float,
     limit = stability_limit(optimiser)
     if optimiser.name == "sgd":
         return limit, hessian
-    if checkpoint.opt_state is None:
-        raise OperatorError(
-            f"The stability ratio of {optimiser.name} needs its state; the checkpoint holds none. "
-            "Pass opt_state= when checkpoints are saved."
-        )
-    metric = optimiser_metric(optimiser.name, optimiser.settings, checkpoint.opt_state)
-    return limit, hessian.in_metric(metric)
+    return limit, hessian.in_metric(checkpoint.metric())
 
 
 def _largest(op: ParameterOperator, key: Array, order: int) -> Estimate:

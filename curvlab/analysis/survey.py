@@ -12,6 +12,7 @@ from curvlab.core.errors import RunError
 from curvlab.core.precision import all_finite, is_floating
 from curvlab.plasticity.registry import Diagnostic, settings_of
 from curvlab.runs import Checkpoint, Run
+from curvlab.runs.probe_sets import ROLES
 
 OK = "ok"
 # Stands for the probe set in files of diagnostics that do not look at data.
@@ -119,7 +120,7 @@ def probe_set_of(run: Run, entry: Entry, probe_set: str) -> str | None:
     name = (entry.probes or {}).get(probe_set, probe_set)
     if name in run.probe_sets:
         return name
-    if probe_set in ("current", "next"):
+    if probe_set in ROLES:
         return None
     raise RunError(
         f"{run.path} has no probe set {probe_set!r}. Use 'current', 'next', or one of "

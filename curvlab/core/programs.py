@@ -49,12 +49,12 @@ def evaluate(
     return [read(atom, values) for atom in (closed.jaxpr.outvars if wanted is None else wanted)]
 
 
-def inline(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
+def evaluate_inlined(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
     """Evaluate a program; under ``make_jaxpr`` this traces it with its :data:`CALLS` inlined."""
 
     def step(equation: Any, inputs: list[Any]) -> list[Any]:
         body = body_of(equation) if equation.primitive.name in CALLS else None
-        return bind(equation, inputs) if body is None else inline(body, *inputs)
+        return bind(equation, inputs) if body is None else evaluate_inlined(body, *inputs)
 
     return evaluate(closed, arguments, step)
 

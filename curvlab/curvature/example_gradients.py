@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
-from curvlab.core.programs import bind, evaluate, inline, reached_from, shape_of
+from curvlab.core.programs import bind, evaluate, evaluate_inlined, reached_from, shape_of
 from curvlab.core.trees import path_name
 from curvlab.curvature.traced_products import Factors, Product
 
@@ -275,7 +275,7 @@ def _program(
         return function(*jax.tree.unflatten(treedef, leaves))
 
     closed = jax.make_jaxpr(flat)(*shapes)
-    closed = jax.make_jaxpr(partial(inline, closed))(*shapes)
+    closed = jax.make_jaxpr(partial(evaluate_inlined, closed))(*shapes)
     jaxpr = closed.jaxpr
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     count, shared = len(names), len(names) + len(jax.tree.leaves(rest))

@@ -75,9 +75,10 @@ def _write(block: Array, panels: Array, row: Array, factor: Array) -> Array:
 
 
 @jax.jit
-def _coefficients(block: Array, panels: Array, factor: Array) -> Array:
+def _coefficients(block: Array, panels: Array, factor: Array) -> tuple[Array, Array]:
     sums = jnp.einsum("prk,pk->pr", block.astype(panels.dtype), panels, precision=HIGHEST)
-    return sums.astype(jnp.float64).sum(0) / factor
+    coefficients = sums.astype(jnp.float64).sum(0) / factor
+    return coefficients, coefficients @ coefficients
 
 
 @jax.jit
@@ -176,12 +177,14 @@ class KrylovBasis:
             self._blocks[-1] = _write(self._blocks[-1], panels, index, self._factor)
         self._length += 1
 
-    def remove_from(self, panels: Float[Array, "panels panel"]) -> Float[Array, "panels panel"]:
-        """Return ``w - Qᵀ Q w``: one pass of classical Gram-Schmidt over all rows."""
+    def remove_from(
+        self, panels: Float[Array, "panels panel"]
+    ) -> tuple[Float[Array, "panels panel"], list[Float[Array, ""]]]:
+        """Return ``w - Qᵀ Q w`` and the parts of ``‖Q w‖²``: a pass of classical Gram-Schmidt."""
         found = [_coefficients(block, panels, self._factor) for block in self._blocks]
-        for block, values in zip(self._blocks, found, strict=True):
+        for block, (values, _) in zip(self._blocks, found, strict=True):
             panels = _subtract(block, panels, values, self._factor)
-        return panels
+        return panels, [squared for _, squared in found]
 
     def combine(
         self, matrix: Float[np.ndarray, "outputs rows"]

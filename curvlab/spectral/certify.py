@@ -18,20 +18,25 @@ def rayleigh_ritz(
     Returns Ritz values (descending), orthonormal Ritz vectors and their images. Of copies of one
     vector the best is kept: taking the span of all would mix it with the others.
     """
-    lengths = np.linalg.norm(rows, axis=1)
-    rows, images = rows / lengths[:, None], images / lengths[:, None]
-    forms = (rows * images).sum(1)
-    gram = rows @ rows.T
+    # From small matrices: every array as large as `rows` costs as much as a good part of a product.
+    gram, cross = rows @ rows.T, rows @ images.T
+    lengths = np.sqrt(np.diag(gram))
+    gram, cross = (matrix / np.outer(lengths, lengths) for matrix in (gram, cross))
+    residuals = [
+        np.linalg.norm(image - form * row) / length
+        for row, image, form, length in zip(rows, images, np.diag(cross), lengths, strict=True)
+    ]
     kept: list[int] = []
-    for row in np.argsort(np.linalg.norm(images - forms[:, None] * rows, axis=1), kind="stable"):
+    for row in np.argsort(residuals, kind="stable"):
         shared = gram[kept, row]
         if 1 - shared @ np.linalg.solve(gram[np.ix_(kept, kept)], shared) > NEW:
             kept.append(int(row))
-    rows, images, gram = rows[kept], images[kept], gram[np.ix_(kept, kept)]
-    projected = rows @ images.T
-    values, mixing = scipy.linalg.eigh((projected + projected.T) / 2, gram)
-    mixing = mixing[:, ::-1]
-    return values[::-1], mixing.T @ rows, mixing.T @ images
+    inside = np.ix_(kept, kept)
+    projected = cross[inside]
+    values, small = scipy.linalg.eigh((projected + projected.T) / 2, gram[inside])
+    mixing = np.zeros((len(kept), len(rows)))
+    mixing[:, kept] = small[:, ::-1].T / lengths[kept]
+    return values[::-1], mixing @ rows, mixing @ images
 
 
 def clustered_intervals(

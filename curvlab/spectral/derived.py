@@ -71,9 +71,17 @@ class DerivedOperator(SymmetricOperator):
 
     @override
     def reference(self) -> SymmetricOperator | None:
-        """Return the same construction on the references of all parts, if all have one."""
+        """Return the same construction on the references of those parts that have one."""
         references = [part.reference() for part in self.parts]
-        return None if None in references else self.remade(references)
+        if all(reference is None for reference in references):
+            return None
+        pairs = zip(references, self.parts, strict=True)
+        return self.remade([part if reference is None else reference for reference, part in pairs])
+
+    @override
+    def roundoff(self) -> float:
+        """Return that of the coarsest part."""
+        return max(part.roundoff() for part in self.parts)
 
     @override
     def sharding(self) -> NamedSharding | None:

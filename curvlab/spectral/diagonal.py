@@ -111,7 +111,9 @@ def diagonal(
         entries = exact_diagonal(op)
         low, high = entries - noise_floor, entries + noise_floor
         nothing = np.zeros(op.dim)
-        return DiagonalEstimate(entries, nothing, low, high, level, "exact", 0, op.dim, op.estimand)
+        return DiagonalEstimate(
+            entries, nothing, low, high, level, "exact", 0, spent + op.dim, op.estimand
+        )
     subspace = deflation(op, key, sketch=sketch, deflate=deflate)
     spent += subspace.matvecs + vectors
     images = subspace.images

@@ -10,14 +10,14 @@ from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.core.trees import TreeLayout
 from curvlab.spectral import soundness
-from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound, rayleigh_ritz
+from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound
 from curvlab.spectral.cost import Cost, Stopwatch
 from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
-from curvlab.spectral.noise import NOISE_PRODUCTS, noise_floor_at
+from curvlab.spectral.noise import noise_floor_at
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 from curvlab.spectral.progress import Tick
-from curvlab.spectral.ritz import ExtremePairs, extreme_pairs, plan
+from curvlab.spectral.ritz import extreme_pairs, pairs_of, plan
 from curvlab.spectral.verification import GAP, fresh_vector, verified
 
 
@@ -177,7 +177,8 @@ def eigenpairs(
     largest, smallest
         Number of pairs at the upper and the lower end.
     tolerance
-        A pair counts as converged when its residual is at most ``tolerance × max |θ|``.
+        A pair counts as converged when its residual is at most ``tolerance × max |θ|`` over all
+        Ritz values.
     order
         Exactly so many Lanczos steps, instead of as many as the tolerance needs. After a breakdown
         they go on with a fresh vector, so repeated eigenvalues are found.
@@ -199,7 +200,8 @@ def eigenpairs(
     Returns
     -------
     The pairs. Cost: the Lanczos steps and ``largest + smallest`` products for the residuals, plus
-    ``verify`` and those of the noise floor (two, and four of the reference) if it is measured.
+    ``verify`` and those of the noise floor (four, and four of the reference) if it is measured.
+    After 3,000 products the search ends: :attr:`Eigenpairs.converged` says which pairs are short.
 
     Raises
     ------
@@ -218,12 +220,7 @@ def eigenpairs(
     notes = soundness.verify(op, key).notes
     wanted = (largest, smallest)
     if krylov is not None:
-        rows = krylov.ritz_vectors(largest=largest, smallest=smallest)
-        images = np.asarray(op.matmat(rows), np.float64)
-        steps, width = krylov.order, float(np.ptp(krylov.ritz()[0]))
-        found = ExtremePairs(
-            *rayleigh_ritz(np.asarray(rows, np.float64), images), steps, steps, len(rows), 0, width
-        )
+        found = pairs_of(op, krylov, wanted)
         cold = krylov.random
     else:
         first, cold = _start_vector(op, key, start)
@@ -243,10 +240,12 @@ def eigenpairs(
         found, miss = verified(op, key, found, wanted, verify, memory)
     spent = found.matvecs
     if noise_floor is None:
-        noise_floor = noise_floor_at(op, found.vectors[[0, -1]][: len(found.values)], key)
-        spent += NOISE_PRODUCTS
+        ends = found.vectors[[0, -1]][: len(found.values)]
+        noise_floor, products = noise_floor_at(op, ends, key)
+        spent += products
     values, vectors = found.values, found.vectors
-    differences = found.images - values[:, None] * vectors
+    differences = values[:, None] * vectors
+    np.subtract(found.images, differences, out=differences)
     gram = differences @ differences.T
     residuals = np.sqrt(np.diag(gram))
     low, high, clusters = clustered_intervals(values, gram, noise_floor)
@@ -269,7 +268,7 @@ def eigenpairs(
         low=low,
         high=high,
         clusters=clusters,
-        converged=residuals <= tolerance * np.abs(values).max(),
+        converged=residuals <= tolerance * found.scale,
         miss=misses,
         gap=GAP,
         largest=upper,

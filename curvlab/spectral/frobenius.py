@@ -71,7 +71,9 @@ def frobenius_norm(
     if op.dim <= 2 * rank + vectors:
         value = sum(float((columns**2).sum()) for _, columns in unit_products(op)) ** 0.5
         low, high = max(value - slack, 0.0), value + slack
-        return Estimate(value, 0.0, low, high, level, "exact", 0, value, value, op.dim, estimand)
+        return Estimate(
+            value, 0.0, low, high, level, "exact", 0, value, value, spent + op.dim, estimand
+        )
     subspace = deflation(op, key, sketch=sketch, deflate=deflate)
     forms = _forms(op, key, subspace, vectors)
     square = subspace.square + float(forms.mean())

@@ -113,7 +113,7 @@ def _estimate(
         interval, method = variation.ends(band.low, band.high), "band"
         if several:
             # Each misses with half the probability, so both hold together.
-            margin = form_margin(found.variances, share)
+            margin = found.pooling * form_margin(found.variances, share)
             both = max(interval[0], bracket[0] - margin), min(interval[1], bracket[1] + margin)
             if both[0] < both[1] and both != interval:
                 interval, method = both, "normal"
@@ -151,6 +151,11 @@ class Samples:
     values: Float[np.ndarray, " vectors"]
     variances: Float[np.ndarray, " vectors"]
     vector_weights: Float[np.ndarray, " vectors"]
+
+    @property
+    def pooling(self) -> float:
+        """Standard error of the pooled mean over that of the plain one, ``√(s Σ ω²)``."""
+        return float(np.sqrt(len(self.values) * (self.vector_weights**2).sum()))
 
     @property
     def moments(self) -> tuple[float, float]:

@@ -243,7 +243,7 @@ def _total(
     value, stderr = found.moments
     bracket = float(found.vector_weights @ low), float(found.vector_weights @ high)
     value = float(np.clip(value, *bracket))
-    margin = form_margin(found.variances, level)
+    margin = found.pooling * form_margin(found.variances, level)
     ends = (bracket[0] - margin, bracket[0], value, bracket[1], bracket[1] + margin)
     least, fewest, middle, most, greatest = (measure.dim * end for end in ends)
     return Estimate(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from curvlab.core.errors import RunError
+from curvlab.core.errors import OperatorError
 from curvlab.spectral.basis import Tier
 
 
@@ -53,7 +53,7 @@ class Journal:
 
     Raises
     ------
-    RunError
+    OperatorError
         If the folder holds a journal of something else.
     """
 
@@ -75,7 +75,7 @@ class Journal:
             found = json.loads(stamp.read_text())
             if found != wanted:
                 different = [key for key in wanted if found.get(key) != wanted[key]]
-                raise RunError(
+                raise OperatorError(
                     f"{self.folder} holds a saved Lanczos run of something else (different: "
                     f"{', '.join(different)}). Choose another folder, or delete this one."
                 )

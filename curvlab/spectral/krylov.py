@@ -30,13 +30,15 @@ BREAKDOWN = 32
 """A residual below this many unit roundoffs of the operator's scale ends the Krylov space."""
 
 
+def without_two(image: Array, vector: Array, previous: Array, alpha: Array, beta: Array) -> Array:
+    """Return ``A q_j - α q_j - β q_{j-1}``, in every pass with the same roundings."""
+    return image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
+
+
 @jax.jit
-def _three_term(
-    image: Array, vector: Array, previous: Array, beta: Array
-) -> tuple[Array, Array, Array]:
+def _three_term(image: Array, vector: Array, previous: Array, beta: Array) -> tuple[Array, Array]:
     alpha = dot(vector, image)
-    rest = image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
-    return rest, alpha, dot(rest, rest)
+    return without_two(image, vector, previous, alpha, beta), alpha
 
 
 class Krylov:
@@ -181,23 +183,26 @@ class Krylov:
         beta = self.offdiagonal[-1] if self.offdiagonal and self._coupled else 0.0
         image = self._cutter.cut(self.op.matvec(self._cutter.join(vector)))
         self.matvecs += 1
-        rest, *numbers = _three_term(image, vector, self._previous, jnp.asarray(beta))
+        rest, product = _three_term(image, vector, self._previous, jnp.asarray(beta))
+        removed: list[Array] = []
         if self.basis is not None:
             self.basis.append(vector)
-            rest, remaining = _pass(self.basis, rest)
-            numbers.append(remaining)
-        alpha, before2, *after2 = (float(x) for x in jax.device_get(numbers))
+            rest, removed = self.basis.remove_from(rest)
+        alpha, after2, *parts = (
+            float(x) for x in jax.device_get([product, dot(rest, rest), *removed])
+        )
+        # Lengths before, by Pythagoras: of what the three terms leave, and of the image.
+        before2 = after2 + sum(parts)
         if not np.isfinite(alpha + before2):
             raise OperatorError(
                 f"The product at Lanczos step {self.order + 1} is not finite. Check the parameters "
                 "and the data for NaN or overflow (Problem.value() and .gradient())."
             )
         self.diagonal.append(alpha)
-        # The length of the image, by Pythagoras.
         self._largest = max(self._largest, (alpha**2 + beta**2 + before2) ** 0.5)
-        residual = before2**0.5
+        residual = after2**0.5
         if self.basis is not None:
-            rest, residual = _finish(self.basis, rest, residual, after2[0] ** 0.5)
+            rest, residual = _finish(self.basis, rest, before2**0.5, residual)
         self.residual = residual
         if self.basis is None:
             self._loss.add(alpha, residual, self._largest)
@@ -218,9 +223,9 @@ class Krylov:
                 self.exhausted = True
                 return
             candidate = self.basis.cut(self._fresh(self.order))
-            rest, remaining = _pass(self.basis, candidate)
-            size = float(dot(candidate, candidate)) ** 0.5
-            rest, length = _finish(self.basis, rest, size, float(remaining) ** 0.5)
+            rest, _ = self.basis.remove_from(candidate)
+            before, after = (float(dot(x, x)) ** 0.5 for x in (candidate, rest))
+            rest, length = _finish(self.basis, rest, before, after)
             self.offdiagonal.append(0.0)
             self._coupled = False
             self._next = _unit(rest, 1 / length)
@@ -263,11 +268,6 @@ def _unit(panels: Array, factor: float) -> Array:
     return scale(panels, jnp.asarray(factor, jnp.float64))
 
 
-def _pass(basis: KrylovBasis, panels: Array) -> tuple[Array, Array]:
-    panels = basis.remove_from(panels)
-    return panels, dot(panels, panels)
-
-
 def _finish(
     basis: KrylovBasis, panels: Array, before: float, remaining: float
 ) -> tuple[Array, float]:
@@ -278,8 +278,8 @@ def _finish(
         if remaining <= BREAKDOWN * float(jnp.finfo(basis.dtype).eps) * before:
             break
         before = remaining
-        panels, squared = _pass(basis, panels)
-        remaining = float(squared) ** 0.5
+        panels, _ = basis.remove_from(panels)
+        remaining = float(dot(panels, panels)) ** 0.5
     return panels, remaining
 
 

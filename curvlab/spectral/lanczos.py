@@ -20,7 +20,7 @@ from curvlab.spectral import soundness
 from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
 from curvlab.spectral.journal import Journal, saved_tier
-from curvlab.spectral.krylov import Krylov
+from curvlab.spectral.krylov import Krylov, without_two
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 from curvlab.spectral.progress import Progress, Tick
@@ -162,9 +162,7 @@ class Tridiagonal:
 def _recur(
     image: Array, vector: Array, previous: Array, alpha: Array, beta: Array, ahead: Array
 ) -> Array:
-    # The same operations as in the first pass, so that rounding errors are the same too.
-    rest = image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
-    return scale(rest, 1 / ahead)
+    return scale(without_two(image, vector, previous, alpha, beta), 1 / ahead)
 
 
 @jax.jit

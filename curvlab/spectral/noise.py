@@ -4,20 +4,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from curvlab.spectral.lanczos import Tridiagonal
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 
-NOISE_PRODUCTS = 4
-"""Products (and as many of the reference) that a measurement of the noise floor spends."""
+DIRECTIONS = 2
+"""Random directions over which the noise floor is measured, beside the extreme vectors."""
+
+NOISE_PRODUCTS = DIRECTIONS + 2
+"""Products (and as many of the reference) of a measurement with one vector of either end."""
 
 POWER_STEPS = 3
 """Products that turn a random vector towards the outliers where no Ritz vector is at hand."""
 
 
-def measured_noise_floor(op: SymmetricOperator, run: Tridiagonal, key: Array) -> float:
+def measured_noise_floor(op: SymmetricOperator, run: Tridiagonal, key: Array) -> tuple[float, int]:
     """Measure ``η`` over two random directions and the extreme Ritz vectors of a Lanczos run.
+
+    Returns the noise floor and the products spent (without those of the reference).
 
     Random directions hardly touch the outliers, whose rounding error is the largest: the extreme
     Ritz vectors do. Where the run has no stored basis, a few steps of power iteration take their
@@ -27,17 +32,22 @@ def measured_noise_floor(op: SymmetricOperator, run: Tridiagonal, key: Array) ->
         extremes = run.ritz_vectors(largest=1, smallest=min(1, run.order - 1))
         return noise_floor_at(op, extremes, key)
     vector = np.asarray(random_vector(jax.random.fold_in(key, 0x90E4), op.dim))
+    steps = 0
     for _ in range(POWER_STEPS):
         vector = np.asarray(op.matvec(vector))
+        steps += 1
         length = float(np.linalg.norm(vector))
         if not length:
             break
         vector = vector / length
-    return noise_floor_at(op, vector[None] if np.linalg.norm(vector) else vector[None][:0], key)
+    found = vector[None] if np.linalg.norm(vector) else vector[None][:0]
+    floor, spent = noise_floor_at(op, found, key)
+    return floor, spent + steps
 
 
-def noise_floor_at(op: SymmetricOperator, vectors: Any, key: Array) -> float:
-    """Measure ``η`` over two random directions and the given ones."""
-    return op.noise_floor(
-        jax.random.fold_in(key, 0x5EED), vectors=vectors, directions=NOISE_PRODUCTS - 2
-    )
+def noise_floor_at(
+    op: SymmetricOperator, vectors: Float[Any, "vectors dim"], key: Array
+) -> tuple[float, int]:
+    """Measure ``η`` over two random directions and the given ones; return it and the products."""
+    floor = op.noise_floor(jax.random.fold_in(key, 0x5EED), vectors=vectors, directions=DIRECTIONS)
+    return floor, DIRECTIONS + len(vectors)

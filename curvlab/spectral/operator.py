@@ -182,6 +182,10 @@ class SymmetricOperator(abc.ABC):
             dtype=self.dtype,
         )
 
+    def roundoff(self) -> float:
+        """Return the unit roundoff of the products."""
+        return float(jnp.finfo(self.dtype).eps)
+
     def noise_floor(self, key: Array, *, vectors: Iterable[Any] = (), directions: int = 2) -> float:
         """Measure the noise of the products, ``η = max ‖A v - A_ref v‖ / ‖v‖``.
 
@@ -222,7 +226,7 @@ class SymmetricOperator(abc.ABC):
             rounded = np.asarray(vector, self.dtype)
             product = np.asarray(self.matvec(rounded), np.float64)
             length = np.linalg.norm(np.asarray(rounded, np.float64))
-            gap = 4 * float(jnp.finfo(self.dtype).eps) * float(np.linalg.norm(product) / length)
+            gap = 4 * self.roundoff() * float(np.linalg.norm(product) / length)
             if reference is not None:
                 other = np.asarray(reference.matvec(rounded), np.float64)
                 gap = max(gap, float(np.linalg.norm(product - other) / length))

@@ -12,7 +12,7 @@ from curvlab.core.precision import float64
 from curvlab.spectral.basis import Tier
 from curvlab.spectral.certify import rayleigh_ritz
 from curvlab.spectral.krylov import Krylov
-from curvlab.spectral.lanczos import tridiagonal
+from curvlab.spectral.lanczos import Tridiagonal, tridiagonal
 from curvlab.spectral.memory import WORKING_VECTORS, Memory
 from curvlab.spectral.operator import SymmetricOperator
 from curvlab.spectral.progress import Progress, Tick
@@ -39,7 +39,7 @@ class ExtremePairs:
     """Ritz values (descending), orthonormal vectors and their images, and what they cost.
 
     ``order`` counts all Lanczos steps, ``single_order`` those of the first Krylov space; ``nbytes``
-    is what the basis held, ``width`` the range of all Ritz values, at most that of the spectrum.
+    is what the basis held, ``span`` the least and the greatest of all Ritz values.
     """
 
     values: Float[np.ndarray, " pairs"]
@@ -49,7 +49,22 @@ class ExtremePairs:
     single_order: int
     matvecs: int
     nbytes: int
-    width: float
+    span: tuple[float, float]
+
+    @property
+    def width(self) -> float:
+        """Range of all Ritz values, at most that of the spectrum."""
+        return self.span[1] - self.span[0]
+
+    @property
+    def middle(self) -> float:
+        """Middle of that range."""
+        return (self.span[0] + self.span[1]) / 2
+
+    @property
+    def scale(self) -> float:
+        """Largest modulus of all values seen."""
+        return max(*map(abs, self.span), float(np.abs(self.values).max()))
 
     def outermost(self, largest: int, smallest: int) -> "ExtremePairs":
         """Keep the outermost pairs of each end."""
@@ -108,31 +123,59 @@ def extreme_pairs(
     else:
         _grow(krylov, wanted, tolerance, rows, tick)
     if tier is Tier.NONE:
-        run = tridiagonal(krylov, random=True, first=first)
-        # Copies that have not converged look like values of their own: compute some more vectors
-        # and let the Rayleigh-Ritz step sort them out.
-        more = (count and count + SPARE for count in wanted)
-        vectors = run.ritz_vectors(**dict(zip(("largest", "smallest"), more, strict=True)))
-        # What has not converged is short: most of its terms cancel.
-        vectors = vectors[np.linalg.norm(vectors, axis=1) > SHORT]
-        spent = krylov.matvecs + krylov.order - 1
-    else:
-        _, small, chosen = _ritz(krylov, wanted)
-        vectors = _combine(krylov, small[:, chosen].T)
-        spent = krylov.matvecs
+        found = pairs_of(op, tridiagonal(krylov, random=True, first=first), wanted)
+        return replace(found, matvecs=found.matvecs + krylov.matvecs)
+    _, small, chosen = _ritz(krylov, wanted)
+    vectors = _combine(krylov, small[:, chosen].T)
     images = np.asarray(op.matmat(vectors), np.float64)
-    result = rayleigh_ritz(np.asarray(vectors, np.float64), images)
-    if tier is Tier.NONE:  # sorting out copies has magnified the rounding of the products
-        fresh_images = np.asarray(op.matmat(result[1].astype(op.dtype)), np.float64)
-        result = (*result[:2], fresh_images)
-        spent += len(fresh_images)
     steps = krylov.matvecs
-    held = 0 if krylov.basis is None else krylov.basis.nbytes
     # After a breakdown further steps belong to other vectors.
     single = min(krylov.first_restart or steps, krylov.breakdown_step or steps)
-    width = float(np.ptp(np.linalg.eigvalsh(krylov.projection())))
-    found = ExtremePairs(*result, steps, single, spent + len(vectors), held, width)
-    return found.outermost(*wanted) if tier is Tier.NONE else found
+    return ExtremePairs(
+        *rayleigh_ritz(np.asarray(vectors, np.float64), images),
+        order=steps,
+        single_order=single,
+        matvecs=steps + len(vectors),
+        nbytes=0 if krylov.basis is None else krylov.basis.nbytes,
+        span=_span(np.linalg.eigvalsh(krylov.projection())),
+    )
+
+
+def pairs_of(op: SymmetricOperator, run: Tridiagonal, wanted: tuple[int, int]) -> ExtremePairs:
+    """Return the outermost Ritz pairs of a Lanczos run; products are those spent here.
+
+    Without a stored basis vectors take a second run of the recurrence (``m - 1`` products).
+    """
+    stored = run.tier is not Tier.NONE
+    # Copies that have not converged look like values of their own: compute some more vectors and
+    # let the Rayleigh-Ritz step sort them out.
+    more = 0 if stored else SPARE
+    largest, smallest = (count and count + more for count in wanted)
+    vectors = run.ritz_vectors(largest=largest, smallest=smallest)
+    spent = 0 if stored else run.order - 1
+    if not stored:  # what has not converged is short: most of its terms cancel
+        vectors = vectors[np.linalg.norm(vectors, axis=1) > SHORT]
+    images = np.asarray(op.matmat(vectors), np.float64)
+    spent += len(vectors)
+    values, rows, images = rayleigh_ritz(np.asarray(vectors, np.float64), images)
+    if not stored:  # sorting out copies has magnified the rounding of the products
+        images = np.asarray(op.matmat(rows.astype(op.dtype)), np.float64)
+        spent += len(rows)
+    found = ExtremePairs(
+        values,
+        rows,
+        images,
+        order=run.order,
+        single_order=min(run.order, run.breakdown_step or run.order),
+        matvecs=spent,
+        nbytes=0 if run.basis is None else run.basis.nbytes,
+        span=_span(run.ritz()[0]),
+    )
+    return found.outermost(*wanted)
+
+
+def _span(values: Float[np.ndarray, " order"]) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def plan(

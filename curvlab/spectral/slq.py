@@ -23,7 +23,7 @@ from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos, tridiagonal
 from curvlab.spectral.measure import SpectralMeasure
 from curvlab.spectral.memory import Memory
-from curvlab.spectral.noise import NOISE_PRODUCTS, measured_noise_floor
+from curvlab.spectral.noise import measured_noise_floor, noise_floor_at
 from curvlab.spectral.operator import DENSE_LIMIT, SymmetricOperator, random_vector
 from curvlab.spectral.progress import Progress, Tick
 
@@ -80,8 +80,9 @@ def slq(
     tolerance
         Instead of an order: steps and vectors are added until :func:`mean_error` is at most this.
         The number of vectors follows from the dimension before anything is measured, and the
-        brackets hold for any number of steps, so stopping does not spoil the coverage. Where
-        that would take more products than a small matrix has columns, all its eigenvalues are
+        brackets hold for any number of steps, so stopping does not spoil the coverage. After
+        1,000 steps, or with a full basis, the run ends short, and its notes say so. Where the
+        target would take more products than a small matrix has columns, all its eigenvalues are
         computed.
     start
         A given start vector (gradient, update, difference of checkpoints; flat or a tree like the
@@ -150,7 +151,8 @@ def slq(
     notes = soundness.verify(op, key).notes
     if tolerance is not None:
         if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
-            return _exact(op, notes, watch)  # costs less than what the target would take
+            # It costs less than what the target would take.
+            return _exact(op, key, noise_floor, notes, watch)
         return _adaptive(target, key, tolerance, measure, noise_floor, memory, tick)
     assert order is not None
     runs: list[Tridiagonal] = []
@@ -174,8 +176,7 @@ def slq(
         held = max(held, run.basis.nbytes if run.basis else 0)
         # Only the first one's extreme Ritz vectors are used again, for the noise floor.
         if index == 0 and noise_floor is None:
-            noise_floor = _saved_noise_floor(op, run, key, save)
-            extra = NOISE_PRODUCTS
+            noise_floor, extra = _saved_noise_floor(op, run, key, save)
         runs.append(run.released())
     assert noise_floor is not None
     return measure(runs, noise_floor, extra)
@@ -255,8 +256,8 @@ def _adaptive(
         if not ended and error > (1 - RANDOM_SHARE) * tolerance:
             continue
         if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
-            noise_floor = measured_noise_floor(op, runs[0], key)
-            extra += NOISE_PRODUCTS
+            noise_floor, products = measured_noise_floor(op, runs[0], key)
+            extra += products
             found = measure(runs, noise_floor, extra)
         else:
             found = measure(runs, noise_floor, extra)
@@ -268,13 +269,24 @@ def _adaptive(
             return replace(found, notes=(*found.notes, short))
 
 
-def _exact(op: SymmetricOperator, notes: tuple[str, ...], watch: Stopwatch) -> SpectralMeasure:
+def _exact(
+    op: SymmetricOperator,
+    key: Array,
+    noise_floor: float | None,
+    notes: tuple[str, ...],
+    watch: Stopwatch,
+) -> SpectralMeasure:
     dense = op.to_dense().astype(np.float64)
     values = np.linalg.eigvalsh(dense)
+    spent = op.dim
+    if noise_floor is None:
+        noise_floor, products = noise_floor_at(op, np.zeros((0, op.dim)), key)
+        spent += products
     # Columns are wrong by η each, the matrix by at most √n η.
-    floor = op.dim**0.5 * op.noise_floor(jax.random.key(0))
+    floor = op.dim**0.5 * noise_floor
     found = SpectralMeasure.from_eigenvalues(values, noise_floor=floor, estimand=op.estimand)
-    return replace(found, notes=notes, cost=watch.cost(op, op.dim + 2, 8 * dense.size))
+    cost = watch.cost(op, spent, 8 * dense.size)
+    return replace(found, notes=notes, matvecs=spent, cost=cost)
 
 
 def _krylov(op: SymmetricOperator, key: Array, memory: Memory | int | None, order: int) -> Krylov:
@@ -286,7 +298,7 @@ def _krylov(op: SymmetricOperator, key: Array, memory: Memory | int | None, orde
 
 def _saved_noise_floor(
     op: SymmetricOperator, run: Tridiagonal, key: Array, save: str | os.PathLike[str] | None
-) -> float:
+) -> tuple[float, int]:
     if save is None:
         return measured_noise_floor(op, run, key)
     path = Path(save) / "noise_floor.json"
@@ -294,7 +306,8 @@ def _saved_noise_floor(
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps(measured_noise_floor(op, run, key)))
         partial.replace(path)
-    return float(json.loads(path.read_text()))
+    floor, products = json.loads(path.read_text())
+    return floor, products
 
 
 def _check(

@@ -38,7 +38,7 @@ class Soundness:
     estimand
         The operator.
     rounding
-        ``‖A(au + bv) - aAu - bAv‖ / (‖aAu‖ + ‖bAv‖)``: how far the products are from linear.
+        ``‖A(au + bv) - aAu - bAv‖ / √(‖Au‖² + ‖Av‖²)``: how far the products are from linear.
     asymmetry
         ``|uᵀAv - vᵀAu| / √(‖Au‖² + ‖Av‖²)``, for random ``u``, ``v`` of the order of
         ``‖A - Aᵀ‖_F / ‖A‖_F``.
@@ -228,6 +228,8 @@ def _image(op: SymmetricOperator, vector: Float[np.ndarray, " dim"]) -> Any:
             "flat vector as long as the argument."
         )
     image = np.asarray(found)
+    if np.shares_memory(image, vector):  # the identity may return its argument, which is reused
+        image = image.copy()
     bad = int((~np.isfinite(image)).sum())
     if bad:
         raise OperatorError(

@@ -92,7 +92,9 @@ def trace(
     estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
-        return exact_estimate(float(exact_diagonal(op).sum()), slack, level, op.dim, estimand)
+        return exact_estimate(
+            float(exact_diagonal(op).sum()), slack, level, spent + op.dim, estimand
+        )
     subspace = deflation(op, key, sketch=sketch, deflate=deflate)
     spent += subspace.matvecs + vectors
     forms, variances = _forms(op, key, subspace, 0, vectors)

@@ -40,12 +40,12 @@ def verified(
 ) -> tuple[ExtremePairs, Float[np.ndarray, " 2"]]:
     """Look for what a single Krylov space cannot see, on the operator without the pairs found.
 
-    Deflated pairs sit at zero, inside the spectrum or at its edge; values of the complement that
-    are further out than a pair found are added to it, until a run finds none.
+    Deflated pairs sit in the middle of the spectrum; values of the complement that are further out
+    than a pair found are added to it, until a run finds none.
     """
     complete, attempt = False, 0
     for attempt in range(VERIFICATIONS):
-        rest = Deflated(op, found.vectors)
+        rest = Deflated(op, found.vectors, found.middle)
         steps = min(steps, op.dim - len(found.values))
         if steps < 1:
             complete = True
@@ -69,7 +69,7 @@ def verified(
             outside |= extra.values > found.values[upper - 1] + margin
         if lower:
             outside |= extra.values < found.values[-min(lower, len(found.values))] - margin
-        # Zero is where the deflated vectors sit: nothing was found there.
+        # Copies of the deflated vectors are nothing new.
         outside &= np.abs(extra.vectors @ found.vectors.T).max(1) < 0.1
         if not outside.any():
             complete = True

@@ -71,7 +71,9 @@ def xtrace(
     noise_floor, spent = known_noise(op, key, noise_floor)
     estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
     if op.dim <= 2 * vectors:
-        return exact_estimate(float(exact_diagonal(op).sum()), slack, level, op.dim, estimand)
+        return exact_estimate(
+            float(exact_diagonal(op).sum()), slack, level, spent + op.dim, estimand
+        )
     tests = gaussian_rows(jax.random.fold_in(key, SAMPLE), 0, vectors, op.dim)
     images = product_rows(op, tests)
     basis, triangle = np.linalg.qr(images.T)
@@ -171,7 +173,9 @@ def xnystrace(
     noise_floor, spent = known_noise(op, key, noise_floor)
     estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
     if op.dim <= vectors + 1:
-        return exact_estimate(float(exact_diagonal(op).sum()), slack, level, op.dim, estimand)
+        return exact_estimate(
+            float(exact_diagonal(op).sum()), slack, level, spent + op.dim, estimand
+        )
     tests = gaussian_rows(jax.random.fold_in(key, SAMPLE), 0, vectors, op.dim).T
     images = product_rows(op, tests.T).T
     # A small shift makes the core positive definite; its trace is taken off again.

@@ -67,10 +67,6 @@ def kill_and_restart(built: Path, tmp_path: Path, kills: int) -> None:
     assert open_run(killed).verify() == ()
 
 
-def test_killed_once(built: Path, tmp_path: Path) -> None:
-    kill_and_restart(built, tmp_path, 1)
-
-
 @pytest.mark.long
 def test_killed_ten_times(built: Path, tmp_path: Path) -> None:
     kill_and_restart(built, tmp_path, 10)

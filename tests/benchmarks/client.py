@@ -104,10 +104,11 @@ class Worker:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a worker: so many threads, and none of the caller's XLA flags."""
+    """Return the environment of a worker: so many threads, and nothing of the caller's JAX."""
     count = str(threads)
     fixed = {name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_ENABLE"))}
+    # No flags and no stored programs: a first call compiles, in every run.
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
     if threads == 1:
         fixed["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     return {**keep, **fixed, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

@@ -44,7 +44,7 @@ class OwnQuestions(Tool):
         op = self._operator("hessian")
         memory = None if stored else Memory(device=WORKING * op.dim * op.dtype.itemsize)
         self._run = lanczos(op, jax.random.key(seed), order=order, memory=memory)
-        return {"tier": str(self._run.tier.value), "claimed": float(self._run.orthogonality)}
+        return {"tier": str(self._run.tier.value)}
 
     def orthogonality(self) -> dict[str, Any]:
         """Evaluate ``max |Q Qᵀ - I|`` of the last run in float64 on the host."""

@@ -178,9 +178,9 @@ def _gram(results: dict[str, Any]) -> Iterator[Target]:
 
 def _scaling(results: dict[str, Any]) -> Iterator[Target]:
     found = results.get("scaling", {})
-    if "examples" in found:
-        power = abs(found["examples"]["power"] - 1)
-        yield _at_most("cost ∝ examples^p: |p − 1|", "small-mlp", power, 0.15)
-    if "products" in found:
-        power = abs(found["products"]["steps without a basis"]["power"] - 1)
-        yield _at_most("cost ∝ products^p: |p − 1|", "small-mlp", power, 0.15)
+    lines = {"examples": found.get("examples")}
+    lines |= {"products": found["products"]["steps without a basis"]} if "products" in found else {}
+    for what, line in lines.items():
+        if line:
+            left, label = 100 * line["unexplained"], f"cost = a + b × {what}: variance left over"
+            yield _at_most(label, "small-mlp", left, 5, " %")

@@ -36,8 +36,8 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
         requests, rows = {}, {}
         for tool, worker in workers.items():
             order = 0 if tool in OWN_STOP else _shortest(worker, truth)
-            if order is None:
-                rows[tool] = {"reason": f"not right to 1 % with {LADDER[-1]} products"}
+            if isinstance(order, str):
+                rows[tool] = {"reason": order}
             else:
                 arguments = {"count": COUNT, "order": order, "seed": 0}
                 requests[tool] = {"do": "top", "arguments": arguments}
@@ -50,14 +50,15 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
     return {"truth": truth.tolist(), "tools": rows}
 
 
-def _shortest(worker: Worker, truth: np.ndarray) -> int | None:
+def _shortest(worker: Worker, truth: np.ndarray) -> int | str:
+    """Return the first order of the ladder that is right, or why there is none."""
     for order in LADDER:
         reply = worker.ask("top", arguments={"count": COUNT, "order": order, "seed": 0}, limit=60)
         if "values" not in reply:
-            return None
+            return f"order {order}: {reply.get('absent') or reply.get('error')}"
         if _errors(reply["values"], truth).max() <= 0.01:
             return order
-    return None
+    return f"not right to 1 % with {LADDER[-1]} products"
 
 
 def _errors(values: Any, truth: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "curvlab.cli.main"]
 
@@ -53,6 +55,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert curvlab("--version").stdout.startswith("curvlab ")
 
 
+@pytest.mark.long
 def test_a_full_disk(run_path: Path) -> None:
     # Large enough for cheap results (8 kB), too small for a spectrum (30 kB).
     done = curvlab(

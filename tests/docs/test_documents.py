@@ -15,7 +15,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 READER = Sybil([PythonCodeBlockParser(), SkipParser()])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [
+        page if page.name == "README.md" else pytest.param(page, marks=pytest.mark.long)
+        for page in PAGES
+    ],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 @pytest.mark.usefixtures("directory")
 def test_python_blocks_run(page: Path) -> None:
     for example in READER.parse(page):

@@ -32,6 +32,7 @@ def test_make_writes_png_and_pdf_and_prints_where(
     assert b"Type0" in (tmp_path / "fig1.pdf").read_bytes(), "fonts are not embedded as TrueType"
 
 
+@pytest.mark.long
 def test_another_process_elsewhere_writes_the_same_bytes(
     study_directory: Path, tmp_path: Path
 ) -> None:

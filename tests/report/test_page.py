@@ -100,6 +100,7 @@ def test_damage_and_failures_are_said(copy: Run) -> None:
     assert "is as it was written" not in page
 
 
+@pytest.mark.long
 def test_the_command_writes_the_same_bytes_elsewhere(
     copy: Run, page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,4 +201,10 @@ def test_reference_is_made_of_references():
     projector = np.eye(DIM) - ROW.T @ ROW
     expected = projector @ (0.5 * np.eye(DIM) - op.matrix) @ projector
     np.testing.assert_allclose(reference.to_dense(), expected, atol=1e-14)
-    assert (op + Known()).reference() is None
+    # A part without one takes part as it is: the noise of the others still counts.
+    mixed = (op + Known()).reference()
+    assert mixed is not None
+    np.testing.assert_allclose(
+        mixed.to_dense(), op.matrix + Known().to_dense(), rtol=1e-6, atol=1e-6
+    )
+    assert (Known() + Known()).reference() is None

@@ -113,6 +113,23 @@ def test_smallest_end_is_verified_too_and_zeros_of_the_deflation_are_not_taken_f
     np.testing.assert_allclose(positive.values, [26.0, 1.25], atol=positive.residuals[1])
 
 
+def test_a_copy_at_an_end_beyond_zero_is_found():
+    # Deflated pairs at zero would be the outermost values here, and hide what the run looks for.
+    eigenvalues = np.r_[1.0, 1.0, 2.0, np.linspace(4, 10, 400)].astype(np.float32)
+    for sign, (top, bottom) in ((1, (0, 2)), (-1, (2, 0))):
+        found = eigenpairs(
+            Diagonal(sign * eigenvalues), KEY, order=14, verify=60, largest=top, smallest=bottom
+        )
+        np.testing.assert_allclose(found.values, [sign, sign], rtol=1e-5)
+
+
+def test_converged_is_relative_to_all_values_seen():
+    eigenvalues = np.r_[np.linspace(1e-3, 1, 500), 100.0]
+    found = eigenpairs(Diagonal(eigenvalues), KEY, largest=0, smallest=3)
+    assert found.converged.all()
+    assert (found.residuals <= found.tolerance * 100).all()
+
+
 def test_the_miss_bound_holds_over_start_vectors():
     # The outlier sticks out by more than the gap; short runs overlook it about as often as stated.
     eigenvalues = np.r_[np.linspace(0, 1, 1000), 1.03]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from curvlab.core.errors import OperatorError, RunError
+from curvlab.core.errors import OperatorError
 from curvlab.spectral import Diagonal, Memory, lanczos, slq
 
 KEY = jax.random.key(7)
@@ -89,10 +89,10 @@ def test_a_finished_run_can_be_taken_further(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     lanczos(Diagonal(VALUES), KEY, order=5, save=tmp_path)
-    with pytest.raises(RunError, match="different: key"):
+    with pytest.raises(OperatorError, match="different: key"):
         lanczos(Diagonal(VALUES), jax.random.key(8), order=5, save=tmp_path)
     with pytest.raises(OperatorError, match="another operator"):
         lanczos(Diagonal(2 * VALUES), KEY, order=6, save=tmp_path)
     (tmp_path / "identity.json").write_text(json.dumps({}))
-    with pytest.raises(RunError, match="different: estimand"):
+    with pytest.raises(OperatorError, match="different: estimand"):
         lanczos(Diagonal(VALUES), KEY, order=5, save=Path(tmp_path))

@@ -141,3 +141,9 @@ def test_report():
     assert "symmetric to" in report
     assert "noise floor" in report
     assert "note: the operator has no reference" in report
+
+
+def test_a_product_that_returns_its_argument_is_sound():
+    for dim in (1, 4096, 100_003):
+        found = verify(FunctionOperator(lambda vector: vector, dim), KEY)
+        assert found.rounding < 1e-6
