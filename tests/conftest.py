@@ -3,12 +3,16 @@
 float64 is not switched on here: users run float32, so each test says which it means (`x64`).
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Traced programs are many small objects that stay: full collections would walk them all the time.
+gc.set_threshold(200_000, 100, 100)
 
 # Before the first import of JAX, and inherited by the processes that tests start.
 ROOT = Path(__file__).resolve().parents[1]

@@ -72,6 +72,7 @@ def test_another_config_in_the_same_place_is_refused(tiny_study, capsys):
     assert not (tiny_study / "default" / "seed-1").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_be_written_is_reported_and_the_others_go_on(tiny_study, tmp_path):
     """One after the other here, both at once in the fixture: the same bits."""
     (tmp_path / "default").write_text("in the way")

@@ -92,6 +92,7 @@ def test_names_from_the_disk_are_escaped(page: str) -> None:
     assert "<default>" not in page
 
 
+@pytest.mark.long
 def test_damage_and_failures_are_said(copy: Run) -> None:
     victim = copy.path / "checkpoints" / f"{4:09d}" / "spec.json"
     victim.write_bytes(victim.read_bytes()[:-1])
