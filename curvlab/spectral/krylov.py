@@ -36,9 +36,12 @@ def without_two(image: Array, vector: Array, previous: Array, alpha: Array, beta
 
 
 @jax.jit
-def _three_term(image: Array, vector: Array, previous: Array, beta: Array) -> tuple[Array, Array]:
+def _three_term(
+    image: Array, vector: Array, previous: Array, beta: Array
+) -> tuple[Array, Array, Array]:
     alpha = dot(vector, image)
-    return without_two(image, vector, previous, alpha, beta), alpha
+    rest = without_two(image, vector, previous, alpha, beta)
+    return rest, alpha, dot(rest, rest)
 
 
 class Krylov:
@@ -183,26 +186,20 @@ class Krylov:
         beta = self.offdiagonal[-1] if self.offdiagonal and self._coupled else 0.0
         image = self._cutter.cut(self.op.matvec(self._cutter.join(vector)))
         self.matvecs += 1
-        rest, product = _three_term(image, vector, self._previous, jnp.asarray(beta))
-        removed: list[Array] = []
-        if self.basis is not None:
-            self.basis.append(vector)
-            rest, removed = self.basis.remove_from(rest)
-        alpha, after2, *parts = (
-            float(x) for x in jax.device_get([product, dot(rest, rest), *removed])
-        )
-        # Lengths before, by Pythagoras: of what the three terms leave, and of the image.
-        before2 = after2 + sum(parts)
+        rest, *lengths = _three_term(image, vector, self._previous, jnp.asarray(beta))
+        alpha, before2 = (float(x) for x in jax.device_get(lengths))
         if not np.isfinite(alpha + before2):
             raise OperatorError(
                 f"The product at Lanczos step {self.order + 1} is not finite. Check the parameters "
                 "and the data for NaN or overflow (Problem.value() and .gradient())."
             )
+        if self.basis is not None:
+            self.basis.append(vector)
         self.diagonal.append(alpha)
         self._largest = max(self._largest, (alpha**2 + beta**2 + before2) ** 0.5)
-        residual = after2**0.5
+        residual = before2**0.5
         if self.basis is not None:
-            rest, residual = _finish(self.basis, rest, before2**0.5, residual)
+            rest, residual = _orthogonalised(self.basis, rest, before2)
         self.residual = residual
         if self.basis is None:
             self._loss.add(alpha, residual, self._largest)
@@ -223,9 +220,7 @@ class Krylov:
                 self.exhausted = True
                 return
             candidate = self.basis.cut(self._fresh(self.order))
-            rest, _ = self.basis.remove_from(candidate)
-            before, after = (float(dot(x, x)) ** 0.5 for x in (candidate, rest))
-            rest, length = _finish(self.basis, rest, before, after)
+            rest, length = _orthogonalised(self.basis, candidate, float(dot(candidate, candidate)))
             self.offdiagonal.append(0.0)
             self._coupled = False
             self._next = _unit(rest, 1 / length)
@@ -268,19 +263,15 @@ def _unit(panels: Array, factor: float) -> Array:
     return scale(panels, jnp.asarray(factor, jnp.float64))
 
 
-def _finish(
-    basis: KrylovBasis, panels: Array, before: float, remaining: float
-) -> tuple[Array, float]:
-    """Orthogonalise again while cancellation has cost digits; return the vector and its length."""
-    for _ in range(2):
-        if remaining > SECOND_PASS * before:
+def _orthogonalised(basis: KrylovBasis, panels: Array, before2: float) -> tuple[Array, float]:
+    """Orthogonalise, again while cancellation costs digits; return the vector and its length."""
+    for _ in range(3):
+        panels, after2 = basis.remove_from(panels, before2)
+        short = BREAKDOWN * float(jnp.finfo(basis.dtype).eps)
+        if after2 > SECOND_PASS**2 * before2 or after2 <= short**2 * before2:
             break
-        if remaining <= BREAKDOWN * float(jnp.finfo(basis.dtype).eps) * before:
-            break
-        before = remaining
-        panels, _ = basis.remove_from(panels)
-        remaining = float(dot(panels, panels)) ** 0.5
-    return panels, remaining
+        before2 = after2
+    return panels, after2**0.5
 
 
 class _LossOfOrthogonality:

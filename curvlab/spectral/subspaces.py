@@ -62,8 +62,13 @@ def principal_angles(first: Eigenpairs, second: Eigenpairs, *, count: int) -> Pr
             f"{available}. Ask eigenpairs for more."
         )
     chosen = [np.argsort(-np.abs(pairs.values), kind="stable")[:count] for pairs in (first, second)]
-    spans = [pairs.vectors[rows].T for pairs, rows in zip((first, second), chosen, strict=True)]
-    angles = np.sort(scipy.linalg.subspace_angles(*spans))
+    one, other = (p.vectors[rows] for p, rows in zip((first, second), chosen, strict=True))
+    # Cosines lose small angles and sines large ones. SciPy's subspace_angles also has both, but
+    # takes the cosine of some small angles where small and large ones occur together.
+    overlaps = other @ one.T
+    cosines = scipy.linalg.svdvals(overlaps)
+    sines = scipy.linalg.svdvals(other - overlaps @ one)[::-1]
+    angles = np.arctan2(sines, cosines)
     error = sum(_rotation(pairs, rows) for pairs, rows in zip((first, second), chosen, strict=True))
     return PrincipalAngles(angles, float(min(error, np.pi / 2)))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.spectral import Diagonal, FunctionOperator, lanczos
+from curvlab.spectral.basis import KrylovBasis
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.operator import random_vector
 from tests.spectra import rotated, spectra
@@ -113,6 +114,24 @@ def test_no_ghosts_in_float32_long_after_outliers_have_converged():
     assert run.orthogonality <= 1e-6
     for outlier in np.linspace(1, 10, 10):
         assert np.sum(np.abs(values - outlier) < 0.05) == 1
+
+
+def test_a_pass_subtracts_the_blocks_that_rounding_does_not_explain():
+    rows = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 41)))[0].T
+    eps = np.finfo(np.float64).eps
+    with float64():
+        basis = KrylovBasis(300, np.float64)
+        for row in rows[:40]:
+            basis.append(basis.cut(row))
+        # Beside the first, the second and the third block of 16 rows.
+        beside = rows[40] + 2 * eps * rows[3] + 1e-9 * rows[20] + 2 * eps * rows[37]
+        found, length2 = basis.remove_from(basis.cut(beside), float(beside @ beside))
+        overlaps = rows[:40] @ basis.on_host(basis.join(found))
+        assert length2 == pytest.approx(1, abs=8 * eps)
+        assert np.abs(overlaps).max() <= 8 * eps
+        untouched, length2 = basis.remove_from(basis.cut(rows[40]), 1.0)
+    np.testing.assert_array_equal(untouched[0, :300], rows[40])
+    assert length2 == 1.0
 
 
 @pytest.mark.parametrize("dim", [4096, 4097, 10_000])
