@@ -1,5 +1,6 @@
 """Eigenpairs at both ends of the spectrum, certified by true residuals."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,10 @@ from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.core.trees import TreeLayout
 from curvlab.spectral import soundness
+from curvlab.spectral.basis import Tier
 from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound
 from curvlab.spectral.cost import Cost, Stopwatch
+from curvlab.spectral.journal import open_journal, saved_identity
 from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import noise_floor_at
@@ -159,6 +162,7 @@ def eigenpairs(
     noise_floor: float | None = None,
     krylov: Tridiagonal | None = None,
     memory: Memory | int | None = None,
+    save: str | os.PathLike[str] | None = None,
     tick: Tick | None = None,
 ) -> Eigenpairs:
     """Approximate the largest and the smallest eigenpairs of ``op``.
@@ -194,6 +198,9 @@ def eigenpairs(
         A Lanczos run on ``op`` to take the vectors from, instead of a new one.
     memory
         What the basis may take.
+    save
+        Folder in which every step of the search is saved (a row of the basis for each); the same
+        call goes on where a killed one stopped, with the same numbers bit for bit.
     tick
         Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
@@ -215,8 +222,13 @@ def eigenpairs(
     *Thick-restart Lanczos method for large symmetric eigenvalue problems*.
     """
     _check(op, largest, smallest, tolerance, order, verify, krylov)
+    if krylov is not None and save is not None:
+        raise OperatorError(
+            "eigenpairs(krylov=, save=) takes no step of its own that could be saved. Leave one "
+            "out, or save the run itself with lanczos(..., save=)."
+        )
     watch = Stopwatch()
-    plan(op, largest + smallest, order, memory)  # refuses a budget before work is lost
+    room = plan(op, largest + smallest, order, memory)  # refuses a budget before work is lost
     notes = soundness.verify(op, key).notes
     wanted = (largest, smallest)
     if krylov is not None:
@@ -224,6 +236,14 @@ def eigenpairs(
         cold = krylov.random
     else:
         first, cold = _start_vector(op, key, start)
+        journal = None
+        if save is not None:
+            before = saved_identity(save) if memory is None else {}
+            if {"tier", "rows"} <= before.keys():  # what is free now may not have been free then
+                room = Tier(before["tier"]), before["rows"]
+            journal = open_journal(
+                save, op, key, room[0], start=float(first.sum()), wanted=wanted, rows=room[1]
+            )
         found = extreme_pairs(
             op,
             first,
@@ -231,7 +251,8 @@ def eigenpairs(
             tolerance=tolerance,
             order=order,
             fresh=lambda count: fresh_vector(op, key, count),
-            memory=memory,
+            room=room,
+            journal=journal,
             tick=tick,
         )
     # Both ends: [upper, lower]; a warm start says nothing, and a run only of its outermost values.

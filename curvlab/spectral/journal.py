@@ -3,20 +3,24 @@
 A folder holds ``identity.json`` (what is computed), ``steps.jsonl`` (coefficients, exact decimal
 representations) and ``rows.bin`` (the Lanczos vectors as raw numbers; only the last two where the
 basis is not stored). A row is written before its line; what a kill leaves half written is cut off.
+
+A run that goes on does all it did before, restarts included, and takes from here what would cost
+products. Two steps are computed again and compared: the first, and the last one that was saved.
 """
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral.basis import Tier
+from curvlab.spectral.operator import SymmetricOperator
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,46 @@ class Step:
     largest: float
 
 
-def saved_tier(folder: str | os.PathLike[str]) -> Tier | None:
+def saved_identity(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Return what a folder says of the run saved there; nothing if there is none."""
+    stamp = Path(folder) / "identity.json" if folder is not None else None
+    return json.loads(stamp.read_text()) if stamp is not None and stamp.exists() else {}
+
+
+def saved_tier(folder: str | os.PathLike[str] | None) -> Tier | None:
     """Return where the rows of a saved run were kept, or ``None`` if there is none."""
-    stamp = Path(folder) / "identity.json"
-    if not stamp.exists():
-        return None
-    name = json.loads(stamp.read_text()).get("tier")
+    name = saved_identity(folder).get("tier")
     return Tier(name) if name in {tier.value for tier in Tier} else None
+
+
+def open_journal(
+    folder: str | os.PathLike[str], op: SymmetricOperator, key: Array, tier: Tier, **further: Any
+) -> "Journal":
+    """Open the journal of a Lanczos run, or start one.
+
+    Parameters
+    ----------
+    folder
+        Where it lies; made if missing.
+    op, key, tier
+        Matrix, key of the start vector, and where the rows are kept.
+    further
+        What else decides the steps.
+
+    Raises
+    ------
+    OperatorError
+        If the folder holds a journal of something else.
+    """
+    identity = {
+        "estimand": op.estimand,
+        "dtype": str(op.dtype),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "tier": tier.value,
+        **further,
+    }
+    window = 2 if tier is Tier.NONE else None
+    return Journal(folder, identity, dim=op.dim, dtype=op.dtype, window=window)
 
 
 class Journal:
@@ -83,33 +120,31 @@ class Journal:
             partial = stamp.with_suffix(".tmp")
             partial.write_text(json.dumps(wanted))
             partial.replace(stamp)
-        self.steps = self._recover()
-        self._lines = (self.folder / "steps.jsonl").open("ab", buffering=0)
-        self._binary = (self.folder / "rows.bin").open("r+b", buffering=0)
+        self._steps = self._recover()
 
-    def rows(self) -> Iterator[Float[np.ndarray, " dim"] | None]:
-        """Iterate over the saved rows; ``None`` for those that are no longer kept."""
-        for index in range(len(self.steps)):
-            if self._window is not None and index < len(self.steps) - self._window:
-                yield None
-            else:
-                self._binary.seek(self._place(index))
-                raw = self._binary.read(self._size)
-                yield np.frombuffer(raw, self._dtype).copy()
+    def __len__(self) -> int:
+        """Return the number of saved steps."""
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> Step:
+        return self._steps[index]
+
+    def row(self, index: int) -> Float[np.ndarray, " dim"] | None:
+        """Return the vector of a saved step; ``None`` if it is no longer kept."""
+        if self._window is not None and index < len(self) - self._window:
+            return None
+        with (self.folder / "rows.bin").open("rb") as rows:
+            rows.seek(self._place(index))
+            return np.frombuffer(rows.read(self._size), self._dtype)
 
     def record(self, step: Step, row: Float[np.ndarray, " dim"]) -> None:
         """Save one more step."""
-        self._binary.seek(self._place(len(self.steps)))
-        self._binary.write(np.ascontiguousarray(row, self._dtype).tobytes())
-        self._lines.write((json.dumps(asdict(step)) + "\n").encode())
-        self.steps.append(step)
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._binary.close()
+        with (self.folder / "rows.bin").open("r+b", buffering=0) as rows:
+            rows.seek(self._place(len(self)))
+            rows.write(np.ascontiguousarray(row, self._dtype).tobytes())
+        with (self.folder / "steps.jsonl").open("ab", buffering=0) as lines:
+            lines.write((json.dumps(asdict(step)) + "\n").encode())
+        self._steps.append(step)
 
     @property
     def _size(self) -> int:

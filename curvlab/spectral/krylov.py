@@ -63,12 +63,12 @@ class Krylov:
         Function of the step that returns a vector with which to go on after a breakdown; without
         it the space ends there.
     journal
-        Where every step is saved, and from which the first ones are taken back.
+        Where every step is saved, and from which steps that are saved already are taken.
 
     Raises
     ------
     OperatorError
-        If the start vector is zero or not finite, or the journal belongs to another operator.
+        If the start vector is zero or not finite.
     """
 
     def __init__(
@@ -111,10 +111,8 @@ class Krylov:
                 )
             self._next = _unit(vector, self.start_norm2**-0.5)
             self._previous = jnp.zeros_like(vector)
-        self._journal: Journal | None = None  # while it is replayed
-        if journal is not None:
-            self._replay(journal)
-            self._journal = journal
+        self._journal = journal
+        self._saved = 0 if journal is None else len(journal)
 
     @property
     def order(self) -> int:
@@ -150,7 +148,7 @@ class Krylov:
         Raises
         ------
         OperatorError
-            If a product is not finite.
+            If a product is not finite, or the journal belongs to another operator.
         """
         order = min(order, self.op.dim)
         with float64():
@@ -182,33 +180,43 @@ class Krylov:
         self._previous = jnp.zeros_like(self._previous)
 
     def _step(self) -> None:
-        vector = self._next
+        vector, index = self._next, self.matvecs
         beta = self.offdiagonal[-1] if self.offdiagonal and self._coupled else 0.0
-        image = self._cutter.cut(self.op.matvec(self._cutter.join(vector)))
         self.matvecs += 1
+        if self.basis is not None:
+            self.basis.append(vector)
+        following: Array | None = None
+        if 0 < index < self._saved - 1:
+            step, following = self._recalled(index)
+            rest = vector
+        else:
+            step, rest = self._computed(vector, beta)
+            self._save(index, step, vector)
+        self.diagonal.append(step.alpha)
+        self.residual, self._largest = step.beta, step.largest
+        if self.basis is None:
+            self._loss.add(step.alpha, step.beta, step.largest)
+        self._coupled = True
+        self._previous = vector
+        self._advance(rest)
+        if following is not None and not self.exhausted:
+            self._next = following
+
+    def _computed(self, vector: Array, beta: float) -> tuple[Step, Array]:
+        """Multiply, and take off the rows: the coefficients of a step, and what is left."""
+        image = self._cutter.cut(self.op.matvec(self._cutter.join(vector)))
         rest, *lengths = _three_term(image, vector, self._previous, jnp.asarray(beta))
         alpha, before2 = (float(x) for x in jax.device_get(lengths))
         if not np.isfinite(alpha + before2):
             raise OperatorError(
-                f"The product at Lanczos step {self.order + 1} is not finite. Check the parameters "
+                f"The product at Lanczos step {self.matvecs} is not finite. Check the parameters "
                 "and the data for NaN or overflow (Problem.value() and .gradient())."
             )
-        if self.basis is not None:
-            self.basis.append(vector)
-        self.diagonal.append(alpha)
-        self._largest = max(self._largest, (alpha**2 + beta**2 + before2) ** 0.5)
+        largest = max(self._largest, (alpha**2 + beta**2 + before2) ** 0.5)
         residual = before2**0.5
         if self.basis is not None:
             rest, residual = _orthogonalised(self.basis, rest, before2)
-        self.residual = residual
-        if self.basis is None:
-            self._loss.add(alpha, residual, self._largest)
-        self._coupled = True
-        self._previous = vector
-        if self._journal is not None:
-            row = self._cutter.on_host(self._cutter.join(vector))
-            self._journal.record(Step(alpha, residual, self._largest), row)
-        self._advance(rest)
+        return Step(alpha, residual, largest), rest
 
     def _advance(self, rest: Array) -> None:
         """Make the next row of what is left, or end the space, or go on with a fresh vector."""
@@ -228,34 +236,23 @@ class Krylov:
         self.offdiagonal.append(self.residual)
         self._next = _unit(rest, 1 / self.residual)
 
-    def _replay(self, journal: Journal) -> None:
-        """Take back the steps of a journal; the last one is computed again, and compared."""
-        steps = journal.steps
-        if not steps:
+    def _recalled(self, index: int) -> tuple[Step, Array | None]:
+        """Return a saved step and the vector after it."""
+        assert self._journal is not None
+        row = self._journal.row(index + 1)
+        return self._journal[index], None if row is None else self._cutter.cut(row)
+
+    def _save(self, index: int, step: Step, vector: Array) -> None:
+        """Save a step, or compare it with what was saved."""
+        if self._journal is None:
             return
-        with float64():
-            for index, (step, row) in enumerate(zip(steps, journal.rows(), strict=True)):
-                # Without a stored basis only the last two rows are there.
-                vector = self._previous if row is None else self._cutter.cut(row)
-                self._next = vector
-                if index == len(steps) - 1:
-                    break
-                if self.basis is not None:
-                    self.basis.append(vector)
-                self.diagonal.append(step.alpha)
-                self.offdiagonal.append(step.beta)
-                self._largest = step.largest
-                if self.basis is None:
-                    self._loss.add(step.alpha, step.beta, step.largest)
-                self._previous = vector
-            last = steps[-1]
-            self.matvecs = len(steps) - 1  # of this run, in whichever process
-            self._step()
-        if (self.diagonal[-1], self.residual) != (last.alpha, last.beta):
+        if index >= self._saved:
+            self._journal.record(step, self._cutter.on_host(self._cutter.join(vector)))
+        elif step != self._journal[index]:
             raise OperatorError(
-                f"The saved Lanczos run in {journal.folder} belongs to another operator or another "
-                f"machine: its step {len(steps)} gave {last.alpha!r}, now it gives "
-                f"{self.diagonal[-1]!r}. Delete the folder to start anew."
+                f"The saved Lanczos run in {self._journal.folder} belongs to another operator or "
+                f"another machine: its step {index + 1} gave {self._journal[index].alpha!r}, now "
+                f"it gives {step.alpha!r}. Delete the folder to start anew."
             )
 
 

@@ -4,7 +4,6 @@ The recurrence is in :mod:`curvlab.spectral.krylov`; here are its result and the
 """
 
 import os
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from curvlab.core.precision import float64
 from curvlab.spectral import soundness
 from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
-from curvlab.spectral.journal import Journal, saved_tier
+from curvlab.spectral.journal import open_journal, saved_tier
 from curvlab.spectral.krylov import Krylov, without_two
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
@@ -279,23 +278,14 @@ def lanczos(
     given = None if start is None else given_start(op, start)
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
     tier = Memory.of(memory).tier(op.dim, op.dtype, order, half=given is None)
-    if memory is None and save is not None:
+    if memory is None:
         tier = saved_tier(save) or tier  # what is free now may not have been free then
     soundness.verify(op, key)
     first = random_vector(key, op.dim) if given is None else given
     journal = None
     if save is not None:
         start_sum = None if given is None else float(np.asarray(given, np.float64).sum())
-        identity = {
-            "estimand": op.estimand,
-            "dtype": str(op.dtype),
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "start": start_sum,
-            "tier": tier.value,
-        }
-        window = 2 if tier is Tier.NONE else None
-        journal = Journal(save, identity, dim=op.dim, dtype=op.dtype, window=window)
-    with journal or nullcontext():
-        krylov = Krylov(op, first, tier=tier, journal=journal)
-        krylov.extend(order, None if tick is None else lambda done: tick(Progress(done, order)))
+        journal = open_journal(save, op, key, tier, start=start_sum)
+    krylov = Krylov(op, first, tier=tier, journal=journal)
+    krylov.extend(order, None if tick is None else lambda done: tick(Progress(done, order)))
     return tridiagonal(krylov, random=start is None, first=first)

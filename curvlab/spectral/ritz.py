@@ -11,6 +11,7 @@ from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.spectral.basis import Tier
 from curvlab.spectral.certify import rayleigh_ritz
+from curvlab.spectral.journal import Journal
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.lanczos import Tridiagonal, tridiagonal
 from curvlab.spectral.memory import WORKING_VECTORS, Memory
@@ -92,8 +93,9 @@ def extreme_pairs(
     tolerance: float,
     order: int | None,
     fresh: Callable[[int], Array] | None,
-    memory: Memory | int | None,
-    tick: Tick | None,
+    room: tuple[Tier, int],
+    journal: Journal | None = None,
+    tick: Tick | None = None,
 ) -> ExtremePairs:
     """Return the outermost Ritz pairs of a Krylov space.
 
@@ -111,13 +113,15 @@ def extreme_pairs(
         Grow it to exactly this order instead.
     fresh
         Vectors with which to go on after a breakdown.
-    memory
-        What the basis may take.
+    room
+        Where the basis lies and at how many rows it is restarted (:func:`plan`).
+    journal
+        Where the steps are saved.
     tick
         Called with the :class:`Progress` after each step.
     """
-    tier, rows = plan(op, sum(wanted), order, memory)
-    krylov = Krylov(op, first, tier=tier, fresh=fresh)
+    tier, rows = room
+    krylov = Krylov(op, first, tier=tier, fresh=fresh, journal=journal)
     if order is not None:
         krylov.extend(order, None if tick is None else lambda done: tick(Progress(done, order)))
     else:

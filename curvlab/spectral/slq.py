@@ -19,6 +19,7 @@ from curvlab.spectral.cost import Stopwatch
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.density import SignedLogAxis
 from curvlab.spectral.eigenpairs import Eigenpairs
+from curvlab.spectral.journal import open_journal, saved_tier
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos, tridiagonal
 from curvlab.spectral.measure import SpectralMeasure
@@ -96,7 +97,8 @@ def slq(
         What the bases may take together (a number is bytes on the device); without room for one the
         measure is computed from three vectors.
     save
-        Folder in which every step is saved; the same call goes on where a killed one stopped.
+        Folder in which every step is saved (a row of the basis for each); the same call goes on
+        where a killed one stopped, with the same numbers bit for bit.
     tick
         Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
@@ -116,7 +118,7 @@ def slq(
     Ubaru, Chen, Saad 2017, *Fast estimation of tr(f(A)) via stochastic Lanczos quadrature*;
     Bhattacharjee et al. 2024 on deflation.
     """
-    _check(op, order, vectors, tolerance, start, deflate, save)
+    _check(op, order, vectors, tolerance, start, deflate)
     watch = Stopwatch()
     atoms, coupling = np.zeros(0), 0.0
     target = op
@@ -153,24 +155,24 @@ def slq(
         if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
             # It costs less than what the target would take.
             return _exact(op, key, noise_floor, notes, watch)
-        return _adaptive(target, key, tolerance, measure, noise_floor, memory, tick)
+        return _adaptive(target, key, tolerance, measure, noise_floor, memory, save, tick)
     assert order is not None
     runs: list[Tridiagonal] = []
     extra = 0
     for index in range(vectors):
         if isinstance(target, Deflated):
-            krylov = _krylov(target, start_key(key, index), memory, order)
+            tier = _tier(target, memory, order, save)
+            krylov = _krylov(target, start_key(key, index), tier, _folder(save, index))
             krylov.extend(order, count)
             run = tridiagonal(krylov, random=True, first=None)
         else:
-            folder = None if save is None else Path(save) / f"vector-{index}"
             run = lanczos(
                 op,
                 start_key(key, index),
                 order=order,
                 start=start,
                 memory=memory,
-                save=folder,
+                save=_folder(save, index),
                 tick=count,
             )
         held = max(held, run.basis.nbytes if run.basis else 0)
@@ -230,15 +232,19 @@ def _adaptive(
     measure: Callable[[list[Tridiagonal], float, int], SpectralMeasure],
     noise_floor: float | None,
     memory: Memory | int | None,
+    save: str | os.PathLike[str] | None,
     tick: Tick | None,
 ) -> SpectralMeasure:
     vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
-    share = Memory.of(memory).share(vectors)
     planned = min(op.dim, PLANNED_STEPS)
-    spaces = [_krylov(op, start_key(key, index), share, planned) for index in range(vectors)]
+    tier = _tier(op, memory, planned, save, runs=vectors)
+    spaces = [
+        _krylov(op, start_key(key, index), tier, _folder(save, index)) for index in range(vectors)
+    ]
     most = min(op.dim, MOST_STEPS)
-    if spaces[0].tier is not Tier.NONE:
-        most = min(most, share.rows(op.dim, op.dtype, spaces[0].tier))
+    if tier is not Tier.NONE:
+        rows = Memory.of(memory).share(vectors).rows(op.dim, op.dtype, tier)
+        most = min(most, max(planned, rows))
     extra = 0
     order = 0
     while True:
@@ -256,11 +262,8 @@ def _adaptive(
         if not ended and error > (1 - RANDOM_SHARE) * tolerance:
             continue
         if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
-            noise_floor, products = measured_noise_floor(op, runs[0], key)
-            extra += products
-            found = measure(runs, noise_floor, extra)
-        else:
-            found = measure(runs, noise_floor, extra)
+            noise_floor, extra = _saved_noise_floor(op, runs[0], key, save)
+        found = measure(runs, noise_floor, extra)
         error = mean_error(found)
         if error <= tolerance:
             return found
@@ -289,11 +292,29 @@ def _exact(
     return replace(found, notes=notes, matvecs=spent, cost=cost)
 
 
-def _krylov(op: SymmetricOperator, key: Array, memory: Memory | int | None, order: int) -> Krylov:
+def _krylov(op: SymmetricOperator, key: Array, tier: Tier, folder: Path | None) -> Krylov:
     first = random_vector(key, op.dim)
     if isinstance(op, Deflated):
         first = op.project(first)
-    return Krylov(op, first, tier=Memory.of(memory).tier(op.dim, op.dtype, order))
+    journal = None if folder is None else open_journal(folder, op, key, tier)
+    return Krylov(op, first, tier=tier, journal=journal)
+
+
+def _tier(
+    op: SymmetricOperator,
+    memory: Memory | int | None,
+    rows: int,
+    save: str | os.PathLike[str] | None,
+    *,
+    runs: int = 1,
+) -> Tier:
+    """Return where the rows of runs that are alive together are kept, or were when saved."""
+    before = saved_tier(_folder(save, 0)) if memory is None else None
+    return before or Memory.of(memory).share(runs).tier(op.dim, op.dtype, rows)
+
+
+def _folder(save: str | os.PathLike[str] | None, index: int) -> Path | None:
+    return None if save is None else Path(save) / f"vector-{index}"
 
 
 def _saved_noise_floor(
@@ -317,7 +338,6 @@ def _check(
     tolerance: float | None,
     start: Any,
     deflate: Eigenpairs | None,
-    save: Any,
 ) -> None:
     if (order is None) == (tolerance is None):
         raise OperatorError(
@@ -349,8 +369,4 @@ def _check(
         raise OperatorError(
             f"deflate= holds eigenvectors of length {deflate.vectors.shape[1]}, the operator has "
             f"{op.dim} rows. Pass eigenpairs of the same operator."
-        )
-    if save is not None and (tolerance is not None or deflate is not None):
-        raise OperatorError(
-            "slq(save=) goes with order= and without deflate=. Choose the order first."
         )

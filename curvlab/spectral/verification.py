@@ -10,7 +10,7 @@ from curvlab.spectral.certify import miss_bound, rayleigh_ritz
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
-from curvlab.spectral.ritz import ExtremePairs, extreme_pairs
+from curvlab.spectral.ritz import ExtremePairs, extreme_pairs, plan
 
 GAP = 0.01
 """Share of the spectrum's width by which an eigenvalue must stick out to count as missed."""
@@ -51,15 +51,15 @@ def verified(
             complete = True
             break
         first = rest.project(fresh_vector(op, key, AFTERWARDS + attempt))
+        outermost = (min(wanted[0], steps), min(wanted[1], max(steps - wanted[0], 0)))
         extra = extreme_pairs(
             rest,
             first,
-            (min(wanted[0], steps), min(wanted[1], max(steps - wanted[0], 0))),
+            outermost,
             tolerance=1.0,
             order=steps,
             fresh=None,
-            memory=memory,
-            tick=None,
+            room=plan(rest, sum(outermost), steps, memory),
         )
         found = replace(found, matvecs=found.matvecs + extra.matvecs)
         upper, lower = min(wanted[0], len(found.values)), wanted[1]

@@ -10,51 +10,86 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 from curvlab.core.errors import OperatorError
-from curvlab.spectral import Diagonal, Memory, lanczos, slq
+from curvlab.spectral import Diagonal, Memory, eigenpairs, lanczos, slq
 
 KEY = jax.random.key(7)
 DIM = 5000
 VALUES = np.linspace(-1, 3, DIM).astype(np.float32)
 NO_BASIS = Memory(6 * 4 * DIM + 1)
+FEW_ROWS = Memory((6 + 16) * 4 * DIM)
+
+
+class Counting(Diagonal):
+    """A slow matrix that counts its products."""
+
+    products, seconds = 0, 0.0
+
+    def product(self, vector):
+        self.products += 1
+        time.sleep(self.seconds)
+        return super().product(vector)
+
+
+def of_an_order(op, save, memory=None):
+    return slq(op, KEY, order=30, vectors=2, memory=memory, save=save).to_dataset()
+
+
+def without_basis(op, save):
+    return of_an_order(op, save, NO_BASIS)
+
+
+def to_a_tolerance(op, save):
+    return slq(op, KEY, tolerance=0.1, save=save).to_dataset()
+
+
+def deflated(op, save):
+    pairs = eigenpairs(Diagonal(VALUES), KEY, largest=2, smallest=0, tolerance=3e-2)
+    return slq(op, KEY, order=30, vectors=2, deflate=pairs, save=save).to_dataset()
+
+
+def pairs_with_restarts(op, save):
+    options = {"largest": 3, "smallest": 2, "tolerance": 3e-2, "memory": FEW_ROWS}
+    pairs = eigenpairs(op, KEY, **options, save=save)
+    assert pairs.order > 16
+    names = ("values", "low", "high", "residuals", "miss")
+    columns = {name: ("pair", getattr(pairs, name)) for name in names}
+    vectors = (("pair", "entry"), pairs.vectors)
+    return xr.Dataset({**columns, "vectors": vectors}, attrs={"products": pairs.matvecs})
+
+
+CALLS = (of_an_order, without_basis, to_a_tolerance, deflated, pairs_with_restarts)
 
 SCRIPT = """
-import sys, time, jax, numpy as np
-from curvlab.spectral import Diagonal, Memory, slq
-class Slow(Diagonal):
-    def product(self, vector):
-        time.sleep(0.01)
-        return super().product(vector)
-values = np.linspace(-1, 3, {dim}).astype(np.float32)
-memory = Memory({budget}) if {budget} else None
+import sys
+from tests.spectral import test_resume as here
+op = here.Counting(here.VALUES)
+op.seconds = 0.01
 print("ready", flush=True)
-slq(Slow(values), jax.random.key(7), order=30, vectors=2, memory=memory, save=sys.argv[1])
+getattr(here, sys.argv[1])(op, sys.argv[2])
 """
 
 
-def variables(folder, memory):
-    measure = slq(Diagonal(VALUES), KEY, order=30, vectors=2, memory=memory, save=folder)
-    return measure.to_dataset()
-
-
-@pytest.mark.parametrize("memory", [None, NO_BASIS], ids=["basis", "no basis"])
-def test_a_killed_slq_goes_on_bit_for_bit(tmp_path, memory):
-    budget = 0 if memory is None else memory.device
-    script = SCRIPT.format(dim=DIM, budget=budget)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, call):
     folder = tmp_path / "run"
-    for wait in (0.15, 0.3):
+    for wait in (0.3, 0.5):
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE
+            [sys.executable, "-c", SCRIPT, call.__name__, str(folder)], stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    resumed = variables(folder, memory)
-    assert resumed.identical(variables(tmp_path / "whole", memory))
-    assert resumed.identical(variables(folder, memory))  # once more, from what is complete
+    whole, resumed = Counting(VALUES), Counting(VALUES)
+    expected = call(whole, tmp_path / "whole")
+    assert call(resumed, folder).identical(expected)
+    again = Counting(VALUES)
+    assert call(again, folder).identical(expected)  # once more, from what is complete
+    assert again.products < whole.products / 2
 
 
 @pytest.mark.parametrize(
