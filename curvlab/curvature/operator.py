@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Var
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
@@ -73,6 +74,22 @@ class Linearisation:
 @partial(jax.jit, static_argnames="how")
 def _linearise(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
     return how(params, batch, state)
+
+
+def _linearised(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    """Return the linear map of a batch, which shares with its inputs what is the same.
+
+    A map holds weights and inputs of the network; jit returns copies of them, and a second one for
+    every further batch.
+    """
+    made, tree = jax.tree.flatten(_linearise(how, params, batch, state))
+    program = _linearise.trace(how, params, batch, state).jaxpr.jaxpr
+    given = dict(zip(program.invars, jax.tree.leaves((params, batch, state)), strict=True))
+    for index, variable in enumerate(program.outvars):
+        same = given.get(variable) if isinstance(variable, Var) else None
+        if isinstance(same, jax.Array) and same.sharding == made[index].sharding:
+            made[index] = same
+    return jax.tree.unflatten(tree, made)
 
 
 @partial(jax.jit, static_argnames=("penalty", "chosen"))
@@ -179,7 +196,7 @@ class CurvatureOperator(ParameterOperator):
     @cached_property
     def _maps(self) -> tuple[LinearMap, ...]:
         problem, how, state = self.problem, self.linearisation(), self.state()
-        return tuple(_linearise(how, problem.params, batch, state) for batch in problem.placed())
+        return tuple(_linearised(how, problem.params, batch, state) for batch in problem.placed())
 
     @cached_property
     def _penalty_map(self) -> LinearMap | None:

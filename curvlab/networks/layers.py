@@ -78,12 +78,16 @@ def conv(
     *,
     size: int,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | int = "SAME",
     bias: bool = True,
     name: str,
     init: str = "lecun_normal",
 ) -> Float[Array, "examples rows columns channels"]:
-    """Apply a convolution with square windows; call it inside a compact module."""
+    """Apply a convolution with square windows; call it inside a compact module.
+
+    ``padding`` is ``"SAME"``, ``"VALID"``, or the pixels added on every side. With a stride
+    ``"SAME"`` is another network than the latter: it pads an even image after its end only.
+    """
     kernel_init, bias_init = _initialisers(init, size * size * images.shape[-1])
     return nn.Conv(
         channels,

@@ -7,6 +7,7 @@ eigenvalues) arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accept
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
-from curvlab.spectral.basis import KrylovBasis, Tier, dot, scale
+from curvlab.spectral.basis import KrylovBasis, Tier, dot, join, scale
 from curvlab.spectral.journal import Journal, Step
 from curvlab.spectral.operator import SymmetricOperator
 
@@ -42,6 +43,11 @@ def _three_term(
     alpha = dot(vector, image)
     rest = without_two(image, vector, previous, alpha, beta)
     return rest, alpha, dot(rest, rest)
+
+
+@partial(jax.jit, static_argnames="dim")
+def _scaled(panels: Array, factor: Array, *, dim: int) -> Float[Array, " dim"]:
+    return join(scale(panels, factor), dim=dim)
 
 
 class Krylov:
@@ -109,7 +115,7 @@ class Krylov:
                     f"The start vector has squared norm {self.start_norm2}. Pass a finite, "
                     "non-zero vector."
                 )
-            self._next = _unit(vector, self.start_norm2**-0.5)
+            self._next = self._unit(vector, self.start_norm2**-0.5)
             self._previous = jnp.zeros_like(vector)
         self._journal = journal
         self._saved = 0 if journal is None else len(journal)
@@ -180,18 +186,21 @@ class Krylov:
         self._previous = jnp.zeros_like(self._previous)
 
     def _step(self) -> None:
-        vector, index = self._next, self.matvecs
+        flat, index = self._next, self.matvecs
         beta = self.offdiagonal[-1] if self.offdiagonal and self._coupled else 0.0
         self.matvecs += 1
+        known = 0 < index < self._saved - 1
+        # The panels are cut afterwards, so that they take no memory while the product runs.
+        image = None if known else self._cutter.cut(self.op.matvec(flat))
+        vector = self._cutter.cut(flat)
         if self.basis is not None:
             self.basis.append(vector)
-        following: Array | None = None
-        if 0 < index < self._saved - 1:
-            step, following = self._recalled(index)
-            rest = vector
+        if image is None:
+            assert self._journal is not None
+            step, rest = self._journal[index], vector
         else:
-            step, rest = self._computed(vector, beta)
-            self._save(index, step, vector)
+            step, rest = self._reduced(image, vector, beta)
+            self._save(index, step, flat)
         self.diagonal.append(step.alpha)
         self.residual, self._largest = step.beta, step.largest
         if self.basis is None:
@@ -199,12 +208,12 @@ class Krylov:
         self._coupled = True
         self._previous = vector
         self._advance(rest)
-        if following is not None and not self.exhausted:
-            self._next = following
+        if known and self._journal is not None:
+            row = self._journal.row(index + 1)
+            self._next = self._next if row is None else jnp.asarray(row)
 
-    def _computed(self, vector: Array, beta: float) -> tuple[Step, Array]:
-        """Multiply, and take off the rows: the coefficients of a step, and what is left."""
-        image = self._cutter.cut(self.op.matvec(self._cutter.join(vector)))
+    def _reduced(self, image: Array, vector: Array, beta: float) -> tuple[Step, Array]:
+        """Take the rows off a product: the coefficients of a step, and what is left."""
         rest, *lengths = _three_term(image, vector, self._previous, jnp.asarray(beta))
         alpha, before2 = (float(x) for x in jax.device_get(lengths))
         if not np.isfinite(alpha + before2):
@@ -231,33 +240,26 @@ class Krylov:
             rest, length = _orthogonalised(self.basis, candidate, float(dot(candidate, candidate)))
             self.offdiagonal.append(0.0)
             self._coupled = False
-            self._next = _unit(rest, 1 / length)
+            self._next = self._unit(rest, 1 / length)
             return
         self.offdiagonal.append(self.residual)
-        self._next = _unit(rest, 1 / self.residual)
+        self._next = self._unit(rest, 1 / self.residual)
 
-    def _recalled(self, index: int) -> tuple[Step, Array | None]:
-        """Return a saved step and the vector after it."""
-        assert self._journal is not None
-        row = self._journal.row(index + 1)
-        return self._journal[index], None if row is None else self._cutter.cut(row)
+    def _unit(self, panels: Array, factor: float) -> Array:
+        return _scaled(panels, jnp.asarray(factor, jnp.float64), dim=self.op.dim)
 
-    def _save(self, index: int, step: Step, vector: Array) -> None:
+    def _save(self, index: int, step: Step, flat: Array) -> None:
         """Save a step, or compare it with what was saved."""
         if self._journal is None:
             return
         if index >= self._saved:
-            self._journal.record(step, self._cutter.on_host(self._cutter.join(vector)))
+            self._journal.record(step, self._cutter.on_host(flat))
         elif step != self._journal[index]:
             raise OperatorError(
                 f"The saved Lanczos run in {self._journal.folder} belongs to another operator or "
                 f"another machine: its step {index + 1} gave {self._journal[index].alpha!r}, now "
                 f"it gives {step.alpha!r}. Delete the folder to start anew."
             )
-
-
-def _unit(panels: Array, factor: float) -> Array:
-    return scale(panels, jnp.asarray(factor, jnp.float64))
 
 
 def _orthogonalised(basis: KrylovBasis, panels: Array, before2: float) -> tuple[Array, float]:

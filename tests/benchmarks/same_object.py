@@ -36,7 +36,7 @@ def _compare(bench: Bench, name: str, dtype: str, path: Any) -> None:
                     vectors=str(vectors),
                     to=str(folder / f"{path.stem}-{tool}-{matrix}.npz"),
                     ggn=matrix == "ggn",
-                    limit=300,
+                    limit=120,
                 )
                 if "loss" not in reply:
                     found[matrix] = {"reason": reply.get("absent") or reply.get("error")}

@@ -53,6 +53,16 @@ ORACLES = {
 }
 
 
+def test_linear_maps_hold_the_weights_themselves(matrix):
+    # Copies would take as much memory again as the parameters, for every batch in memory.
+    op = matrix(small(batch=[(INPUTS[:10], LABELS[:10]), (INPUTS[10:], LABELS[10:])]))
+    own = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(op.problem.params)}
+    for linear in op._maps:
+        weights = [leaf for leaf in jax.tree.leaves(linear) if leaf.shape in ((5, 4), (4, 3))]
+        assert weights
+        assert all(leaf.unsafe_buffer_pointer() in own for leaf in weights)
+
+
 def test_equals_the_independent_dense_matrix(matrix):
     op = matrix(small())
     expected = ORACLES[matrix](problems.flat(PARAMS), INPUTS, LABELS, SIZES, "tanh")

@@ -141,6 +141,27 @@ def test_batch_norm_uses_running_statistics_so_that_examples_do_not_mix():
     assert float(jnp.abs(outputs - trained).max()) > 1e-3
 
 
+def test_strided_residual_blocks_pad_every_side():
+    # "SAME" would pad an even image after its end only, which is another network.
+    network = ResNet(blocks=(0, 1), width=4, norm="none")
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+    params, _ = draw(network, inputs.shape)
+    _, found = network.apply({"params": params}, inputs, capture_intermediates=True)
+    layers = found["intermediates"]
+    hidden = jax.nn.relu(layers["stem_conv"]["__call__"][0])
+    for unit, pad in (("first", 1), ("shortcut", 0)):
+        layer = params[f"stage_1_block_0_{unit}_conv"]
+        expected = jax.lax.conv_general_dilated(
+            hidden,
+            layer["kernel"],
+            (2, 2),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        outputs = layers[f"stage_1_block_0_{unit}_conv"]["__call__"][0]
+        np.testing.assert_allclose(outputs, expected + layer["bias"], atol=1e-5)
+
+
 def test_noise_is_data_and_its_absence_the_mean():
     network = AtariNetwork(torso="small42", dueling=True, noisy=True, width=0.25)
     inputs = jnp.ones(SMALL)
