@@ -188,10 +188,7 @@ def gradient_gram(
         )
     objective = problem.objective
     with problem.precision(), exact_matmul():
-        batches = list(problem.batches())
-        whole: Batch = jax.tree.map(
-            lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *batches
-        )
+        whole = problem.together()
         weights = np.asarray(whole.weights, np.float64)
         gram, scale, program = _gram(problem, whole, _Scalar(objective, False), np.ones(()))
         _check_finite(gram, weights)

@@ -224,6 +224,12 @@ class Problem:
                 mean = jax.tree.map(jnp.add, mean, jax.grad(self.penalty)(point))
         return mean
 
+    def together(self) -> Batch:
+        """Return all examples as one batch on the host; streamed data are read into memory."""
+        return jax.tree.map(
+            lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *self.batches()
+        )
+
     def losses(self) -> Float[np.ndarray, " examples"]:
         """Return the loss of each example on the host, in the order of the data."""
         return np.concatenate([self.batch_losses(batch) for batch in self.batches()])
@@ -269,17 +275,13 @@ class Problem:
                 "subset() was asked of streamed data, which are not in memory. Filter inside the "
                 "iterator instead."
             )
-        with self.precision():
-            whole: Batch = jax.tree.map(
-                lambda *leaves: jnp.concatenate(leaves), *self.source.listed
-            )
         chosen = np.asarray(mask)
         if chosen.dtype == bool and chosen.shape != (self.examples,):
             raise ProblemError(
                 f"subset() got a mask of shape {chosen.shape} for {self.examples} examples. Pass "
                 "one boolean per example, or the indices of the examples to keep."
             )
-        part: Batch = jax.tree.map(lambda leaf: leaf[chosen], whole)
+        part: Batch = jax.tree.map(lambda leaf: leaf[chosen], self.together())
         return replace(self, batch=[(part.inputs, part.targets, part.weights)], weights=None)
 
     def promoted(self) -> "Problem":

@@ -287,8 +287,7 @@ def tangent_kernel(
             f"tangent_kernel(memory={memory}) cannot hold the output gradients of two examples, "
             f"{2 * each} bytes. Allow more, or use TangentKernel, whose products need none of them."
         )
-    with problem.precision():
-        whole: Batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problem.batches())
+    whole = problem.together()
     cuts = [slice(start, start + size) for start in range(0, problem.examples, size)]
     rows, per_example = kernel.rows, kernel.dim // problem.examples
     entries = np.empty((kernel.dim, kernel.dim), kernel.dtype)

@@ -119,11 +119,7 @@ def deflation(
         If ``deflate`` belongs to another dimension, or a product is not finite.
     """
     if deflate is not None:
-        if deflate.vectors.shape[1] != op.dim:
-            raise OperatorError(
-                f"deflate= holds eigenvectors of length {deflate.vectors.shape[1]}, the operator "
-                f"has {op.dim} rows. Pass eigenpairs of the same operator."
-            )
+        deflate.check_dimension(op)
         square = float((deflate.values**2).sum() + (deflate.residuals**2).sum())
         return Deflation(deflate.vectors, float(deflate.values.sum()), square, None, 0)
     if not sketch:

@@ -141,6 +141,20 @@ class Eigenpairs:
         every = np.arange(len(self.values))
         return coupling(self.residual_gram, every if chosen is None else every[chosen])
 
+    def check_dimension(self, op: SymmetricOperator) -> None:
+        """Refuse an operator that these cannot be eigenpairs of.
+
+        Raises
+        ------
+        OperatorError
+            If it has another dimension.
+        """
+        if self.vectors.shape[1] != op.dim:
+            raise OperatorError(
+                f"The eigenvectors given have length {self.vectors.shape[1]}, the operator has "
+                f"{op.dim} rows. Pass eigenpairs of the same operator."
+            )
+
     def _layout(self) -> TreeLayout:
         if self.layout is None:
             raise OperatorError(

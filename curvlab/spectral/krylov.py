@@ -1,9 +1,9 @@
 """A Krylov space that grows step by step: the recurrence behind every estimator here.
 
 Products and rows are in the operator's dtype on the device; the recurrence coefficients are
-float64 numbers on the host, fetched once per step. Every new vector is orthogonalised against all
-earlier ones, at every step: switching that off above some order is how ghosts (copies of converged
-eigenvalues) arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accepted and reported.
+float64 numbers on the host, fetched at every step. Every new vector is held against all earlier ones,
+at every step: switching that off above some order is how ghosts (copies of converged eigenvalues)
+arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accepted and reported.
 """
 
 from collections.abc import Callable

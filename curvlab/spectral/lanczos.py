@@ -264,8 +264,8 @@ def lanczos(
 
     Returns
     -------
-    The tridiagonal matrix with its basis. Cost: ``m`` products, ``2 m² n`` flops of
-    orthogonalisation, ``m n`` numbers of memory while rows are kept.
+    The tridiagonal matrix with its basis. Cost: ``m`` products, ``m² n`` flops to measure
+    orthogonality and up to as many to restore it, ``m n`` numbers of memory while rows are kept.
 
     Raises
     ------

@@ -365,8 +365,5 @@ def _check(
             f"{' and a given start vector' if start is not None else ''}. Pass converged pairs, "
             "without start=."
         )
-    if deflate is not None and deflate.vectors.shape[1] != op.dim:
-        raise OperatorError(
-            f"deflate= holds eigenvectors of length {deflate.vectors.shape[1]}, the operator has "
-            f"{op.dim} rows. Pass eigenpairs of the same operator."
-        )
+    if deflate is not None:
+        deflate.check_dimension(op)
