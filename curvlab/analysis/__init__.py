@@ -22,6 +22,7 @@ from curvlab.analysis.stability import Stability as Stability
 from curvlab.analysis.stability import StabilityStatistics as StabilityStatistics
 from curvlab.analysis.stability import stability as stability
 from curvlab.analysis.stability import stability_limit as stability_limit
+from curvlab.analysis.summaries import summary_rows as summary_rows
 from curvlab.analysis.trajectory import trajectory as trajectory
 
 # The whole table: `spectrum` is registered by the import above.

@@ -63,7 +63,7 @@ class Spectrum(Diagnostic):
     """
 
     name: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     operator: str = "hessian"
     order: int = 40
     vectors: int = 2
@@ -184,6 +184,7 @@ def _pair_variables(pairs: Eigenpairs) -> dict[str, Any]:
         "eigenvalue_residual": ("pair", pairs.residuals),
         "eigenvalue_converged": ("pair", pairs.converged),
         "eigenvalue_cluster": ("pair", pairs.clusters),
+        "eigenvalue_miss": ("pair", pairs.miss, {"gap": pairs.gap}),
     }
 
 

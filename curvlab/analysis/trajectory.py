@@ -31,10 +31,11 @@ from curvlab.spectral import (
     slq,
     wasserstein,
 )
+from curvlab.spectral.basis import Tier
 
 NAME = "trajectory"
 """What the result files are called."""
-_VERSION = 1
+_VERSION = 2
 _ARRAYS = {
     "values": ("pair",),
     "vectors": ("pair", "parameter"),
@@ -276,6 +277,7 @@ def _stored_pairs(found: xr.Dataset) -> Eigenpairs:
     arrays["clusters"] = arrays["clusters"].astype(np.int64)
     arrays["converged"] = arrays["converged"].astype(bool)
     told: dict[str, Any] = {**found.attrs["pairs"]}
+    told["tier"] = Tier(told["tier"])
     told["notes"] = tuple(told.get("notes", ()))  # a list in the file
     return Eigenpairs(**arrays, **told, layout=None)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curvlab.analysis import Spectrum, collect, execute, make_plan, measure_of
+from curvlab.analysis import Spectrum, collect, execute, make_plan, measure_of, summary_rows
 from curvlab.cli.console import make_console, say
 from curvlab.core.errors import RunError
 from curvlab.core.texts import number, with_interval
@@ -46,15 +46,17 @@ def show_spectrum(
     dataset = collect(plan, outcome)
     found = dataset.sel(step=step, probe_set=probe_set)
     _print(console, found, operator, f"{path}, step {step}, {probe_set}")
+    measure = measure_of(dataset, step, probe_set, operator)
+    for label, text in summary_rows(measure):
+        say(console, f"{label}: {text}")
+    for note in measure.notes:
+        say(console, f"Note: {note}")
     try:
         from curvlab.plots import save as save_figure
         from curvlab.plots import spectrum_figure
     except ModuleNotFoundError as error:
         say(console, f"No picture: {error.name} is missing. Install it with curvlab[figures].")
         return 0
-    measure = measure_of(dataset, step, probe_set, operator)
-    for note in measure.notes:
-        say(console, f"Note: {note}")
     figure = spectrum_figure(measure, title=f"{operator}, {path.name}, step {step}, {probe_set}")
     for written in save_figure(figure, target.with_suffix(""), formats=[target.suffix]):
         say(console, f"Picture: {written}")
@@ -67,7 +69,7 @@ def _print(console: Console, found: xr.Dataset, operator: str, title: str) -> No
 
     floor = get("noise_floor")
     table = Table(title=Text(f"{operator} at {title}"), title_justify="left")
-    for column in ("pair", "eigenvalue", "low", "high", "residual", "cluster", "remark"):
+    for column in ("pair", "eigenvalue", "low", "high", "residual", "cluster", "miss", "remark"):
         table.add_column(column, justify="left" if column in ("pair", "remark") else "right")
     for pair in found["pair"].values:
         one = found.sel(pair=pair)
@@ -79,13 +81,13 @@ def _print(console: Console, found: xr.Dataset, operator: str, title: str) -> No
             remarks.append("not converged")
         if abs(value) < floor:
             remarks.append("indistinguishable from zero")
-        low, high, residual, cluster = (
+        low, high, residual, cluster, miss = (
             float(one[f"{operator}_eigenvalue_{part}"])
-            for part in ("low", "high", "residual", "cluster")
+            for part in ("low", "high", "residual", "cluster", "miss")
         )
         table.add_row(
             *(str(pair), f"{value:.6g}", f"{low:.6g}", f"{high:.6g}", f"{residual:.2g}"),
-            *(f"{cluster:.0f}", ", ".join(remarks)),
+            *(f"{cluster:.0f}", number(miss, 1), ", ".join(remarks)),
         )
     console.print(table)
     trace = with_interval(get("trace"), get("trace_low"), get("trace_high"))

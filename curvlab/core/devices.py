@@ -38,6 +38,11 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
 
 
+def spans_processes(sharding: NamedSharding | None) -> bool:
+    """Whether arrays placed so lie on devices of several processes."""
+    return sharding is not None and not sharding.is_fully_addressable
+
+
 def on_mesh(leaf: Any, mesh: Mesh) -> bool:
     """Whether an array lies on exactly the devices of ``mesh``, in whatever way."""
     return isinstance(leaf, jax.Array) and leaf.sharding.device_set == set(mesh.devices.flat)

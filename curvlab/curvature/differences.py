@@ -1,4 +1,4 @@
-"""The product of a Hessian against a finite difference of the gradient.
+"""Derivatives against finite differences: the product of a Hessian, the slope of a loss.
 
 Two things make them differ: kinks (ReLU, max, abs), where curvature sits that automatic
 differentiation does not see, and derivative rules that are wrong or stop the gradient.
@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.devices import place, replicated
 from curvlab.core.errors import ProblemError
@@ -28,6 +28,9 @@ CLOSE = 0.05
 
 WRONG = 0.01
 """Relative gap, in float64 on two examples, that no kink explains."""
+
+SMALL_STEPS = (1e-6, 1e-7, 1e-8)
+"""Steps in float64, relative to the parameters' norm, that cross no kink."""
 
 EXAMINED = 1 << 25
 """Most parameters that are looked at in float64, which takes the memory of twenty vectors."""
@@ -72,15 +75,9 @@ def compare_with_gradient(
         if gaps[-1] <= CLOSE:
             return ()
     with float64():
-        small = problem.layout.dim <= EXAMINED
-        wrong = _gap_between_kinks(problem, chosen, vector) if small else None
+        wrong = _gap_between_kinks(problem, chosen, vector)
     if wrong is not None and wrong > WRONG:
-        raise ProblemError(
-            f"The Hessian of {problem.objective.name} is not the derivative of its gradient: a "
-            f"finite difference misses the product by {wrong:.0%} in float64. A derivative rule of "
-            "your own (custom_jvp, custom_vjp) is wrong, or stop_gradient hides part of the "
-            "function: compute what is held constant (targets) once, and pass it as data."
-        )
+        raise _wrong(problem, "Hessian", "gradient", wrong)
     reason = (
         "kinks, a derivative rule of your own, or rounding in the types that the code casts to"
         if wrong is None
@@ -94,6 +91,52 @@ def compare_with_gradient(
     )
 
 
+def compare_with_loss(
+    problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
+) -> None:
+    """Compare the slope of the loss along ``v`` with ``(L(θ + hv) - L(θ - hv)) / 2h``.
+
+    For matrices made of first derivatives. On two examples in float64, at steps so small that they
+    cross no kink (up to :data:`EXAMINED` parameters). Cost: seven losses of two examples.
+
+    Raises
+    ------
+    ProblemError
+        If they disagree.
+    """
+    with float64():
+        small = _two_examples(problem)
+        if small is None:
+            return
+        (batch,) = small.placed()
+        line = _Line(small, chosen, vector.astype(np.float64))
+
+        def loss_and_slope(relative: float) -> tuple[Float[np.ndarray, "1"], ...]:
+            with small.precision(), exact_matmul():
+                both = _loss_and_slope(
+                    small.objective, line.at(relative), batch, small.state, line.direction
+                )
+            return tuple(np.atleast_1d(np.asarray(part)) for part in both)
+
+        slope = loss_and_slope(0.0)[1]
+        quotients = [
+            (loss_and_slope(step)[0] - loss_and_slope(-step)[0]) / (2 * step * line.unit)
+            for step in SMALL_STEPS
+        ]
+        wrong = _closest(quotients, slope)
+    if wrong is not None and wrong > WRONG:
+        raise _wrong(problem, "derivative", "loss", wrong)
+
+
+def _wrong(problem: Problem, matrix: str, function: str, gap: float) -> ProblemError:
+    return ProblemError(
+        f"The {matrix} of {problem.objective.name} is not the derivative of its {function}: a "
+        f"finite difference misses it by {gap:.0%} in float64. A derivative rule of your own "
+        "(custom_jvp, custom_vjp) is wrong, or stop_gradient hides part of the function: compute "
+        "what is held constant (targets) once, and pass it as data."
+    )
+
+
 class _Line:
     """The line ``θ + h v`` through the chosen leaves of the parameters."""
 
@@ -103,13 +146,13 @@ class _Line:
         self._problem, self._chosen = problem, chosen
         free, fixed = split(problem.params, chosen)
         self._layout = TreeLayout.of(free)
-        self._length = (_length(self.flat(problem.params)) or 1.0) / _length(vector)
+        self.unit = (_length(self.flat(problem.params)) or 1.0) / _length(vector)
         with problem.precision():
             flat = jnp.asarray(vector)
             if problem.mesh is not None:
                 flat = place(flat, replicated(problem.mesh))
             direction = self._layout.unravel(flat)
-            self._direction = merge(direction, jax.tree.map(jnp.zeros_like, fixed))
+            self.direction = merge(direction, jax.tree.map(jnp.zeros_like, fixed))
 
     def flat(self, tree: PyTree) -> Float[np.ndarray, " dim"]:
         """Return the chosen leaves as one vector on the host."""
@@ -124,27 +167,24 @@ class _Line:
         self, gradient: Callable[[PyTree], PyTree], relative: float
     ) -> Float[np.ndarray, " dim"]:
         """Return the central difference of a gradient with ``h = relative × ‖θ‖ / ‖v‖``."""
-        step = relative * self._length
-
-        def at(side: float) -> Float[np.ndarray, " dim"]:
-            with self._problem.precision():
-                return self.flat(
-                    gradient(
-                        jax.tree.map(
-                            lambda leaf, v: leaf + jnp.asarray(side * step, leaf.dtype) * v,
-                            self._problem.params,
-                            self._direction,
-                        )
-                    )
-                )
-
-        difference = at(1.0) - at(-1.0)
-        difference /= difference.dtype.type(2 * step)
+        with self._problem.precision():
+            ahead = self.flat(gradient(self.at(relative)))
+            difference = ahead - self.flat(gradient(self.at(-relative)))
+        difference /= difference.dtype.type(2 * relative * self.unit)
         return difference
+
+    def at(self, relative: float) -> PyTree:
+        """Return the parameters at ``θ + relative × ‖θ‖ / ‖v‖ × v``."""
+        step = relative * self.unit
+        return jax.tree.map(
+            lambda leaf, v: leaf + jnp.asarray(step, leaf.dtype) * v,
+            self._problem.params,
+            self.direction,
+        )
 
     def product(self, map_: Callable[[PyTree, PyTree], PyTree]) -> Float[np.ndarray, " dim"]:
         """Return the image of ``v`` under ``map_(params, direction)``."""
-        return self.flat(map_(self._problem.params, self._direction))
+        return self.flat(map_(self._problem.params, self.direction))
 
 
 @partial(jax.jit, static_argnames="objective")
@@ -157,20 +197,20 @@ def _gradient_and_product(
     return jax.jvp(gradient, (params,), (direction,))
 
 
+@partial(jax.jit, static_argnames="objective")
+def _loss_and_slope(
+    objective: Objective, params: PyTree, batch: Batch, state: PyTree, direction: PyTree
+) -> tuple[Array, Array]:
+    return jax.jvp(lambda point: objective.total(point, batch, state), (params,), (direction,))
+
+
 def _gap_between_kinks(
     problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
 ) -> float | None:
-    """Return the smallest gap on two examples in float64.
-
-    None if the code casts to less, or no two steps agree with each other.
-    """
-    small = replace(
-        problem, batch=[few_examples(problem, 2)], weights=None, penalty=None
-    ).promoted()
-    if not computes_in_float64(small):
+    """Return the smallest gap on two examples in float64; None if it cannot be told."""
+    small = _two_examples(problem)
+    if small is None:
         return None
-    # Somewhere beside θ: zero biases and blank inputs put units exactly on their kinks.
-    small = replace(small, params=_beside(small.params))
     (batch,) = small.placed()
 
     def both(params: PyTree, direction: PyTree) -> tuple[PyTree, PyTree]:
@@ -181,9 +221,28 @@ def _gap_between_kinks(
     line = _Line(small, chosen, vector.astype(np.float64))
     image = line.product(lambda params, direction: both(params, direction)[1])
     quotients = [
-        line.quotient(lambda params: both(params, zero)[0], relative)
-        for relative in (1e-6, 1e-7, 1e-8)
+        line.quotient(lambda params: both(params, zero)[0], relative) for relative in SMALL_STEPS
     ]
+    return _closest(quotients, image)
+
+
+def _two_examples(problem: Problem) -> Problem | None:
+    """Return two examples in float64, None for many parameters or code that casts to less."""
+    if problem.layout.dim > EXAMINED:
+        return None
+    small = replace(
+        problem, batch=[few_examples(problem, 2)], weights=None, penalty=None
+    ).promoted()
+    if not computes_in_float64(small):
+        return None
+    # Somewhere beside θ: zero biases and blank inputs put units exactly on their kinks.
+    return replace(small, params=_beside(small.params))
+
+
+def _closest(
+    quotients: list[Float[np.ndarray, " dim"]], image: Float[np.ndarray, " dim"]
+) -> float | None:
+    """Return the smallest gap to any quotient; None if no two steps agree with each other."""
     apart = min(_distance(*pair) for pair in itertools.combinations(quotients, 2))
     if apart > WRONG:  # rounding: nearly nothing is left of the gradient of fitted examples
         return None

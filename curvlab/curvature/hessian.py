@@ -8,6 +8,7 @@ from typing_extensions import override
 from curvlab.curvature.differences import compare_with_gradient
 from curvlab.curvature.operator import CurvatureOperator, LinearMap
 from curvlab.curvature.problem import Batch, Objective
+from curvlab.curvature.sentinel import remarks
 
 
 class Hessian(CurvatureOperator):
@@ -36,5 +37,5 @@ class Hessian(CurvatureOperator):
     def cross_check(
         self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
     ) -> tuple[str, ...]:
-        notes = super().cross_check(vector, image)
-        return (*notes, *compare_with_gradient(self.problem, self._chosen, vector, image))
+        compared = compare_with_gradient(self.problem, self._chosen, vector, image)
+        return (*remarks(self.problem), *compared)

@@ -27,6 +27,7 @@ from typing_extensions import override
 from curvlab.core.devices import over_all, place, replicated
 from curvlab.core.precision import exact_matmul, float64
 from curvlab.core.trees import TreeLayout
+from curvlab.curvature.differences import compare_with_loss
 from curvlab.curvature.layers import layers_of
 from curvlab.curvature.objective import batch_gradient
 from curvlab.curvature.parameter_operator import ParameterOperator
@@ -196,7 +197,10 @@ class CurvatureOperator(ParameterOperator):
     @cached_property
     def _maps(self) -> tuple[LinearMap, ...]:
         problem, how, state = self.problem, self.linearisation(), self.state()
-        return tuple(_linearised(how, problem.params, batch, state) for batch in problem.placed())
+        with exact_matmul():  # whoever asks first
+            return tuple(
+                _linearised(how, problem.params, batch, state) for batch in problem.placed()
+            )
 
     @cached_property
     def _penalty_map(self) -> LinearMap | None:
@@ -218,6 +222,7 @@ class CurvatureOperator(ParameterOperator):
     def cross_check(
         self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
     ) -> tuple[str, ...]:
+        compare_with_loss(self.problem, self._chosen, vector)
         return remarks(self.problem)
 
     @override

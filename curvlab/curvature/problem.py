@@ -5,7 +5,7 @@ checked in :mod:`curvlab.curvature.data`, whatever needs a computation in
 :mod:`curvlab.curvature.sentinel`. The matrices of :mod:`curvlab.curvature` are built on a problem.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -24,7 +24,7 @@ from curvlab.core.trees import TreeLayout, path_name
 from curvlab.curvature.data import Batch as Batch
 from curvlab.curvature.objective import Objective as Objective
 from curvlab.curvature.objective import batch_gradient, batch_losses, batch_total
-from curvlab.curvature.source import Source, fill, padded_size, send, sum_over
+from curvlab.curvature.source import Source, fill, is_key, padded_size, send, sum_over
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         set_once = partial(object.__setattr__, self)
-        set_once("params", jax.tree.map(jnp.asarray, self.params))
+        set_once("params", jax.tree.map(_own, self.params))
         _check_finite(self.params)
         float64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
         set_once("_x64", float64 or self.layout.dtype == np.float64)
@@ -226,9 +226,7 @@ class Problem:
 
     def together(self) -> Batch:
         """Return all examples as one batch on the host; streamed data are read into memory."""
-        return jax.tree.map(
-            lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *self.batches()
-        )
+        return jax.tree.map(lambda *leaves: _concatenated(leaves), *self.batches())
 
     def losses(self) -> Float[np.ndarray, " examples"]:
         """Return the loss of each example on the host, in the order of the data."""
@@ -323,6 +321,17 @@ class Problem:
         float64 was switched on when the problem was made.
         """
         return jax.enable_x64(self._x64)
+
+
+def _own(leaf: Any) -> Array:
+    """Return an array that nobody changes: on a CPU JAX would share the memory of NumPy's."""
+    return jnp.array(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
+
+
+def _concatenated(leaves: Sequence[Any]) -> Any:
+    if is_key(leaves[0]):
+        return jnp.concatenate(leaves)
+    return np.concatenate([np.asarray(leaf) for leaf in leaves])
 
 
 def _check_finite(params: PyTree) -> None:

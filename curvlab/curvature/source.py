@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from curvlab.core.devices import over_examples, place, replicated
 from curvlab.core.errors import ProblemError
-from curvlab.curvature.data import Batch, as_batch, check_like
+from curvlab.curvature.data import Batch, Batches, as_batch, check_like
 
 Item = TypeVar("Item")
 
@@ -36,7 +36,7 @@ class Census:
     largest
         Examples in the largest batch.
     fingerprints
-        One number for each batch of an iterator, to compare with a second reading; empty for
+        One number for each batch of a stream, to compare with a second reading; empty for
         arrays, which stay what they are.
     """
 
@@ -109,7 +109,7 @@ class Source:
             size = batch.weights.shape[0]
             examples, largest = examples + size, max(largest, size)
             weight += float(np.asarray(batch.weights, np.float64).sum())
-            if callable(self._data):
+            if self.listed is None and not isinstance(self._data, Batches):
                 prints.append(fingerprint(batch))
         if not examples:
             raise ProblemError("The data hold no batch. Pass at least one example.")
@@ -185,12 +185,13 @@ def sum_over(batches: Iterator[Item], term: Callable[[Item], PyTree]) -> PyTree:
 def fingerprint(batch: Batch) -> int:
     """Return a number that changes with any example, but not with their order."""
     leaves = [
-        np.ascontiguousarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        np.ascontiguousarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         for leaf in jax.tree.leaves(batch)
     ]
     examples = zip(*leaves, strict=True)
     return sum(crc32(b"".join(row.tobytes() for row in example)) for example in examples) % 2**32
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds keys of random numbers."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

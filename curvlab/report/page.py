@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 import curvlab
-from curvlab.analysis import load_results
+from curvlab.analysis import load_results, measure_of
 from curvlab.analysis.series import measured_operators
 from curvlab.core.errors import RunError
 from curvlab.report import pictures, tables
@@ -25,7 +25,8 @@ from curvlab.runs.results import read_attributes
 class Section:
     """A part of the page: heading, an introduction, pictures, tables that are always open or not.
 
-    ``details`` are long tables, which a reader unfolds.
+    ``details`` are long tables, which a reader unfolds; ``notes`` are what the check of the
+    products found (ReLU kinks).
     """
 
     anchor: str
@@ -34,6 +35,7 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
     details: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def write_report(run: Run, path: Path | None = None, *, probe_set: str = "current") -> Path:
@@ -146,15 +148,21 @@ def _sections(run: Run, dataset: xr.Dataset, probe_set: str) -> list[Section]:
     for operator in operators:
         spectra = tables.spectra_table(dataset, probe_set, operator)
         last = int(dataset[f"{operator}_noise_floor"].dropna("step", how="all")["step"].values[-1])
-        estimand = _estimand(run, operator, last)
+        estimand, notes = _told(run, operator, last)
         sections.append(
             Section(
                 operator.replace("_", "-"),
                 f"Spectrum of the {tables.title(operator)}",
                 f"At step {last:,}: {estimand}. Other checkpoints have their own probe sets.",
                 number(pictures.spectrum_pictures, dataset, probe_set, operator),
-                (tables.pairs_table(dataset, probe_set, operator),),
+                (
+                    tables.pairs_table(dataset, probe_set, operator),
+                    tables.ranks_table(
+                        measure_of(dataset, last, probe_set, operator), operator, last
+                    ),
+                ),
                 (spectra,),
+                notes,
             )
         )
     sections.append(
@@ -172,14 +180,15 @@ def _sections(run: Run, dataset: xr.Dataset, probe_set: str) -> list[Section]:
     return sections
 
 
-def _estimand(run: Run, operator: str, step: int) -> str:
-    """Return what the spectrum of a matrix at a step was computed of."""
+def _told(run: Run, operator: str, step: int) -> tuple[str, tuple[str, ...]]:
+    """Return what the spectrum of a matrix at a step was computed of, and the notes beside it."""
     for file in run.results():
         if file.step == step and file.diagnostic == "spectrum":
             found = run.read_result(file.diagnostic, step, file.probe_set, file.key)
             if found is not None and f"{operator}_nodes" in found:
-                return str(found[f"{operator}_nodes"].attrs["estimand"])
-    return tables.title(operator)
+                told = found[f"{operator}_nodes"].attrs
+                return str(told["estimand"]), tuple(str(told.get("notes", "")).splitlines())
+    return tables.title(operator), ()
 
 
 def _boundaries(log: xr.Dataset) -> list[float]:

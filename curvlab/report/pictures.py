@@ -88,7 +88,11 @@ DIAGNOSED = (
         "rank",
     ),
     Panel(("weight_norm",), "2-norm of all parameters", "norm"),
-    Panel(("stability_ratio",), "Sharpness in units of the optimiser's limit", "ratio"),
+    Panel(
+        ("stability_ratio",),
+        "Sharpness in units of the optimiser's limit (full-batch heuristic)",
+        "ratio",
+    ),
     Panel(("scale_invariant_sharpness",), "Scale-invariant sharpness", "eigenvalue"),
 )
 
@@ -156,6 +160,9 @@ def _curves(
         if name not in dataset:
             continue
         values = dataset[name]
+        if f"{name}_low" in dataset:
+            ends = {end: dataset[f"{name}_{end}"] for end in ("low", "high")}
+            values = values.assign_coords(ends)
         if "probe_set" not in values.dims:
             found[title(name)] = values
         elif len(panel.names) == 1:
@@ -178,7 +185,11 @@ def _curve_picture(
         for series, (label, values) in zip(SERIES, curves.items(), strict=False):
             steps = np.asarray(values["step"], np.float64)
             known = np.asarray(values, np.float64)
-            plot_curve(ax, steps, known, series=series, label=label, markers=markers)
+            if "low" in values.coords:
+                ends = (np.asarray(values[end], np.float64) for end in ("low", "high"))
+                plot_intervals(ax, steps, known, *ends, series=series, label=label)
+            else:
+                plot_curve(ax, steps, known, series=series, label=label, markers=markers)
         plot_task_boundaries(ax, list(boundaries))
         label_steps(ax)
         ax.set_ylabel(panel.unit)

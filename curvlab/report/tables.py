@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from curvlab.analysis import summary_rows
 from curvlab.core.texts import duration, number, with_interval, with_radius
 from curvlab.runs import Run
+from curvlab.spectral import SpectralMeasure
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,9 @@ def pairs_table(dataset: xr.Dataset, probe_set: str, operator: str) -> Table:
     floor = float(one[f"{operator}_noise_floor"])
     rows: list[tuple[str, ...]] = []
     for pair in one["pair"].values:
-        value, low, high, residual, converged, cluster = (
+        value, low, high, residual, converged, cluster, miss = (
             float(one[f"{operator}_eigenvalue{part}"].sel(pair=pair))
-            for part in ("", "_low", "_high", "_residual", "_converged", "_cluster")
+            for part in ("", "_low", "_high", "_residual", "_converged", "_cluster", "_miss")
         )
         if math.isnan(value):
             continue
@@ -187,15 +189,28 @@ def pairs_table(dataset: xr.Dataset, probe_set: str, operator: str) -> Table:
                 f"[{low:.6g}, {high:.6g}]",
                 f"{residual:.2g}",
                 f"{cluster:.0f}",
+                number(miss, 1),
                 ", ".join(remarks) or "converged",
             )
         )
     return Table(
         f"Extreme eigenvalues of the {title(operator)} at step {step:,}",
-        ("pair", "eigenvalue", "interval", "residual", "cluster", "state"),
+        ("pair", "eigenvalue", "interval", "residual", "cluster", "miss", "state"),
         tuple(rows),
-        "Each interval contains an eigenvalue; pairs of one cluster share theirs. That a value is "
-        "the k-th largest is not certified by a residual.",
+        "Each interval contains an eigenvalue; pairs of one cluster share theirs. No residual "
+        "certifies that a value is the k-th largest: miss bounds the probability that one further "
+        "out by 1 % of the spectrum was overlooked, where anything is known of it.",
+    )
+
+
+def ranks_table(measure: SpectralMeasure, operator: str, step: int) -> Table:
+    """Return effective ranks and negative mass of the last checkpoint that has a spectrum."""
+    return Table(
+        f"Effective ranks of the {title(operator)} at step {step:,}",
+        ("quantity", "value"),
+        tuple(summary_rows(measure)),
+        "95 % intervals. Ranks by moments are the ones to quote; those of |λ| depend on "
+        "eigenvalues near zero, which few Lanczos steps do not resolve.",
     )
 
 

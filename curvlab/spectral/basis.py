@@ -37,7 +37,7 @@ what is left cannot grow unseen, since every step measures it.
 """
 
 
-class Tier(enum.Enum):
+class Tier(enum.StrEnum):
     """Where the rows of a Krylov basis are kept."""
 
     DEVICE = "device"
@@ -48,6 +48,16 @@ class Tier(enum.Enum):
     """In the host's memory in full precision; blocks visit the device one by one."""
     NONE = "none"
     """Nowhere: plain three-term Lanczos, whose Ritz values repeat but whose measure is right."""
+
+    @property
+    def said(self) -> str:
+        """What to say of it beside a result."""
+        return {
+            Tier.DEVICE: "basis on the device",
+            Tier.HALF: "basis on the device in half precision",
+            Tier.HOST: "basis on the host",
+            Tier.NONE: "no basis",
+        }[self]
 
 
 @partial(jax.jit, static_argnames=("panels", "panel"))
@@ -235,12 +245,16 @@ class KrylovBasis:
         return np.asarray(array)
 
     def orthogonality(self) -> float:
-        """Return ``max |Q Qᵀ - I|`` of the stored rows, summed over panels in float64."""
+        """Return ``max |Q Qᵀ - I|`` of the stored rows, summed over panels in float64.
+
+        On the host, of the last block of rows with all others: pairs of blocks cross the bus.
+        """
         worst = 0.0
-        for i, left in enumerate(self._blocks):
+        first = max(0, len(self._blocks) - 1) if self.tier is Tier.HOST else 0
+        for i, left in list(enumerate(self._blocks))[first:]:
             rows = min(ROWS, self._length - i * ROWS)
             for j, right in enumerate(self._blocks[: i + 1]):
-                gram = np.asarray(_gram(left, right, self._factor, dtype=self.dtype))
+                gram = self.on_host(_gram(left, right, self._factor, dtype=self.dtype))
                 columns = min(ROWS, self._length - j * ROWS)
                 off = gram - np.eye(ROWS) if i == j else gram
                 worst = max(worst, float(np.abs(off[:rows, :columns]).max()))

@@ -132,12 +132,20 @@ def deflation(
     return Deflation(basis, trace, square, images, 2 * sketch)
 
 
-def known_noise(op: SymmetricOperator, key: Array, noise_floor: float | None) -> tuple[float, int]:
-    """Return the noise floor, measured over two random directions if it is not given, and cost.
+def known_noise(
+    op: SymmetricOperator,
+    key: Array,
+    noise_floor: float | None,
+    deflate: Eigenpairs | None = None,
+) -> tuple[float, int]:
+    """Return the noise floor and its cost: given, that of given pairs, or measured.
 
-    This is where every trace-like estimator begins, so it is where the operator is verified.
+    It is measured over two random directions. Every trace-like estimator begins here, so this is
+    where the operator is verified.
     """
     soundness.verify(op, key)
+    if noise_floor is None and deflate is not None:
+        noise_floor = deflate.noise_floor
     if noise_floor is not None:
         return noise_floor, 0
     return op.noise_floor(jax.random.fold_in(key, NOISE)), 2

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -14,7 +15,7 @@ from curvlab.spectral import soundness
 from curvlab.spectral.basis import Tier
 from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound
 from curvlab.spectral.cost import Cost, Stopwatch
-from curvlab.spectral.journal import open_journal, saved_identity
+from curvlab.spectral.journal import open_journal, own_folder, saved_identity
 from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import noise_floor_at
@@ -52,8 +53,8 @@ class Eigenpairs:
     miss
         Bound on the probability that an eigenvalue further out than this one by more than
         ``gap × (λ₁ - λ_n)`` was overlooked. NaN where nothing is known: for all but the outermost
-        pair unless deflated runs verified that end, for warm starts, and where the residuals of the
-        pairs are themselves larger than the gap.
+        pair unless deflated runs verified that end, for warm starts, and after deflated runs where
+        the residuals of the pairs are themselves larger than the gap.
     gap
         The share of the spectrum's width in :attr:`miss`.
     largest
@@ -72,6 +73,10 @@ class Eigenpairs:
         Layout of the parameter tree, if the operator has one.
     notes
         What the check of the operator found that belongs beside its spectrum (ReLU kinks).
+    tier
+        Where the Lanczos vectors were kept.
+    orthogonality
+        ``max |Q Qᵀ - I|`` of the Lanczos vectors at the end; predicted where they were not kept.
     cost
         What was spent; not part of comparisons, since times differ.
     """
@@ -94,6 +99,8 @@ class Eigenpairs:
     estimand: str
     layout: TreeLayout | None
     notes: tuple[str, ...] = ()
+    tier: Tier | None = None
+    orthogonality: float = float("nan")
     cost: Cost | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -101,12 +108,20 @@ class Eigenpairs:
         for i, value in enumerate(self.values):
             end = f"largest-{i + 1}" if i < self.largest else f"smallest-{len(self.values) - i}"
             flags = "" if self.converged[i] else ", not converged"
+            flags += ", indistinguishable from zero" if self.indistinguishable_from_zero[i] else ""
             lines.append(
                 f"  {end:<12} {value:12.5g}  [{self.low[i]:.5g}, {self.high[i]:.5g}], cluster "
                 f"{self.clusters[i]}, miss {self.miss[i]:.1e}{flags}"
             )
+        if self.tier:
+            lines.append(f"  {self.tier.said}, orthogonal to {self.orthogonality:.0e}")
         lines += [f"  {self.cost}"] if self.cost else []
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    @property
+    def indistinguishable_from_zero(self) -> Bool[np.ndarray, " pairs"]:
+        """Whether a value lies below the noise floor of the products."""
+        return np.abs(self.values) <= self.noise_floor
 
     def tree(self, index: int) -> PyTree:
         """Return eigenvector ``index`` as a tree like the parameters (float64 leaves).
@@ -118,7 +133,7 @@ class Eigenpairs:
         """
         layout = self._layout()
         with float64():
-            return layout.unravel(self.vectors[index])
+            return layout.unravel(jnp.asarray(self.vectors[index]))
 
     def mass_by_path(self) -> dict[str, Float[np.ndarray, " pairs"]]:
         """Return the squared norm of each eigenvector on each parameter leaf; they sum to 1."""
@@ -127,11 +142,20 @@ class Eigenpairs:
             for name, where in self._layout().slices().items()
         }
 
+    def mass_by_layer(self) -> dict[str, Float[np.ndarray, " pairs"]]:
+        """Return the same for each layer: the module that holds the leaves, or the leaf itself."""
+        layers: dict[str, Float[np.ndarray, " pairs"]] = {}
+        for name, mass in self.mass_by_path().items():
+            layer = name.rpartition("/")[0] or name
+            layers[layer] = layers.get(layer, 0) + mass
+        return layers
+
     def forms(self, op: SymmetricOperator) -> Float[np.ndarray, " pairs"]:
         """Return ``vᵀ B v`` of every vector for another operator ``B``; one product for each.
 
         With the Gauss-Newton matrix ``G`` of the same problem it splits an eigenvalue of the
-        Hessian: ``θ = vᵀ G v + vᵀ R v``, where ``R`` is the residual curvature.
+        Hessian: ``θ = vᵀ G v + vᵀ R v``, where ``R`` is the residual curvature. Each is uncertain
+        by the noise floor of ``B``.
         """
         images = np.asarray(op.matmat(self.vectors.astype(op.dtype)), np.float64)
         return (self.vectors * images).sum(1)
@@ -251,13 +275,13 @@ def eigenpairs(
     else:
         first, cold = _start_vector(op, key, start)
         journal = None
-        if save is not None:
-            before = saved_identity(save) if memory is None else {}
+        folder = own_folder(save, op)
+        if folder is not None:
+            before = saved_identity(folder) if memory is None else {}
             if {"tier", "rows"} <= before.keys():  # what is free now may not have been free then
-                room = Tier(before["tier"]), before["rows"]
-            journal = open_journal(
-                save, op, key, room[0], start=float(first.sum()), wanted=wanted, rows=room[1]
-            )
+                room = Tier(before["tier"]), before["rows"] or room[1]
+            restarts = {"wanted": wanted, "rows": None if order else room[1]}
+            journal = open_journal(folder, op, key, room[0], start=float(first.sum()), **restarts)
         found = extreme_pairs(
             op,
             first,
@@ -314,6 +338,8 @@ def eigenpairs(
         estimand=op.estimand,
         layout=getattr(op, "layout", None),
         notes=notes,
+        tier=found.tier,
+        orthogonality=found.orthogonality,
         cost=watch.cost(op, spent, found.nbytes),
     )
 

@@ -5,7 +5,8 @@ representations) and ``rows.bin`` (the Lanczos vectors as raw numbers; only the 
 basis is not stored). A row is written before its line; what a kill leaves half written is cut off.
 
 A run that goes on does all it did before, restarts included, and takes from here what would cost
-products. Two steps are computed again and compared: the first, and the last one that was saved.
+products. The first step is computed again and compared, and the last one that was saved if the run
+comes to it; comparisons are bitwise, as products must be.
 """
 
 import json
@@ -16,8 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import Array, Float
 
+from curvlab.core.devices import spans_processes
 from curvlab.core.errors import OperatorError
 from curvlab.spectral.basis import Tier
 from curvlab.spectral.operator import SymmetricOperator
@@ -44,6 +47,14 @@ def saved_tier(folder: str | os.PathLike[str] | None) -> Tier | None:
     return Tier(name) if name in {tier.value for tier in Tier} else None
 
 
+def own_folder(save: str | os.PathLike[str] | None, op: SymmetricOperator) -> Path | None:
+    """Return where this process saves a run: a folder inside, if several processes share it."""
+    if save is None:
+        return None
+    apart = spans_processes(op.sharding())
+    return Path(save) / f"process-{jax.process_index()}" if apart else Path(save)
+
+
 def open_journal(
     folder: str | os.PathLike[str], op: SymmetricOperator, key: Array, tier: Tier, **further: Any
 ) -> "Journal":
@@ -65,13 +76,17 @@ def open_journal(
     """
     identity = {
         "estimand": op.estimand,
+        "dim": op.dim,
         "dtype": str(op.dtype),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "tier": tier.value,
         **further,
     }
     window = 2 if tier is Tier.NONE else None
-    return Journal(folder, identity, dim=op.dim, dtype=op.dtype, window=window)
+    journal = Journal(folder, identity, dim=op.dim, dtype=op.dtype, window=window)
+    if spans_processes(op.sharding()):  # a kill may have left one process a step ahead
+        journal.forget(int(process_allgather(np.array(len(journal))).min()))
+    return journal
 
 
 class Journal:
@@ -129,6 +144,11 @@ class Journal:
     def __getitem__(self, index: int) -> Step:
         return self._steps[index]
 
+    def forget(self, count: int) -> None:
+        """Keep the first ``count`` steps only."""
+        del self._steps[count:]
+        self._write_steps(self._steps)
+
     def row(self, index: int) -> Float[np.ndarray, " dim"] | None:
         """Return the vector of a saved step; ``None`` if it is no longer kept."""
         if self._window is not None and index < len(self) - self._window:
@@ -139,7 +159,7 @@ class Journal:
 
     def record(self, step: Step, row: Float[np.ndarray, " dim"]) -> None:
         """Save one more step."""
-        with (self.folder / "rows.bin").open("r+b", buffering=0) as rows:
+        with (self.folder / "rows.bin").open("r+b") as rows:  # buffered: one write may be short
             rows.seek(self._place(len(self)))
             rows.write(np.ascontiguousarray(row, self._dtype).tobytes())
         with (self.folder / "steps.jsonl").open("ab", buffering=0) as lines:
@@ -164,7 +184,10 @@ class Journal:
                 steps.append(Step(**json.loads(line)))
         if self._window is None:
             steps = steps[: binary.stat().st_size // self._size]
-        partial = lines.with_suffix(".tmp")
-        partial.write_text("".join(json.dumps(asdict(step)) + "\n" for step in steps))
-        partial.replace(lines)
+        self._write_steps(steps)
         return steps
+
+    def _write_steps(self, steps: list[Step]) -> None:
+        partial = self.folder / "steps.tmp"
+        partial.write_text("".join(json.dumps(asdict(step)) + "\n" for step in steps))
+        partial.replace(self.folder / "steps.jsonl")

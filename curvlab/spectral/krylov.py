@@ -1,9 +1,9 @@
 """A Krylov space that grows step by step: the recurrence behind every estimator here.
 
 Products and rows are in the operator's dtype on the device; the recurrence coefficients are
-float64 numbers on the host, fetched at every step. Every new vector is held against all earlier ones,
-at every step: switching that off above some order is how ghosts (copies of converged eigenvalues)
-arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accepted and reported.
+float64 numbers on the host, fetched at every step. Every new vector is held against all earlier
+ones, at every step: switching that off above some order is how ghosts (copies of converged
+eigenvalues) arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accepted and reported.
 """
 
 from collections.abc import Callable
@@ -125,6 +125,11 @@ class Krylov:
         """Number of rows."""
         return len(self.kept) + len(self.diagonal)
 
+    @property
+    def coupled(self) -> bool:
+        """Whether the next row continues the space, and is not a fresh vector after a breakdown."""
+        return self._coupled
+
     def projection(self) -> Float[np.ndarray, "order order"]:
         """Return the operator projected on the rows."""
         k, m = len(self.kept), self.order
@@ -140,6 +145,13 @@ class Krylov:
     def predicted_loss(self) -> float:
         """What the recurrence predicts of ``max |Q Qᵀ - I|`` without reorthogonalisation."""
         return self._loss.worst
+
+    def orthogonality(self) -> float:
+        """Return ``max |Q Qᵀ - I|`` of the rows; predicted, where they were not kept."""
+        if self.basis is None:
+            return self.predicted_loss
+        with float64():
+            return self.basis.orthogonality()
 
     def extend(self, order: int, tick: Callable[[int], None] | None = None) -> None:
         """Grow to ``order`` rows, or until the space is exhausted.
@@ -264,12 +276,13 @@ class Krylov:
 
 def _orthogonalised(basis: KrylovBasis, panels: Array, before2: float) -> tuple[Array, float]:
     """Orthogonalise, again while cancellation costs digits; return the vector and its length."""
-    for _ in range(3):
-        panels, after2 = basis.remove_from(panels, before2)
-        short = BREAKDOWN * float(jnp.finfo(basis.dtype).eps)
+    short = BREAKDOWN * float(jnp.finfo(basis.dtype).eps)
+    panels, after2 = basis.remove_from(panels, before2)
+    for _ in range(2):
         if after2 > SECOND_PASS**2 * before2 or after2 <= short**2 * before2:
             break
         before2 = after2
+        panels, after2 = basis.remove_from(panels, before2)
     return panels, after2**0.5
 
 

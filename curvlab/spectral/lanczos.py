@@ -18,7 +18,7 @@ from curvlab.core.precision import float64
 from curvlab.spectral import soundness
 from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
-from curvlab.spectral.journal import open_journal, saved_tier
+from curvlab.spectral.journal import open_journal, own_folder, saved_tier
 from curvlab.spectral.krylov import Krylov, without_two
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
@@ -120,9 +120,9 @@ class Tridiagonal:
 
     def released(self) -> "Tridiagonal":
         """Return this run without its rows, where only the coefficients are needed any more."""
-        smear = self.smear
+        known = {"smear": self.smear, "orthogonality": self.orthogonality}
         released = replace(self, basis=None)
-        released.__dict__["smear"] = smear  # the value cached, since the rows are gone
+        released.__dict__.update(known)  # cached values, since the rows are gone
         return released
 
     def ritz_vectors(self, *, largest: int, smallest: int) -> Float[np.ndarray, "pairs dim"]:
@@ -277,15 +277,16 @@ def lanczos(
     check_order(op, order, "lanczos")
     given = None if start is None else given_start(op, start)
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
-    tier = Memory.of(memory).tier(op.dim, op.dtype, order, half=given is None)
+    tier = Memory.of(memory, op.sharding()).tier(op.dim, op.dtype, order, half=given is None)
+    folder = own_folder(save, op)
     if memory is None:
-        tier = saved_tier(save) or tier  # what is free now may not have been free then
+        tier = saved_tier(folder) or tier  # what is free now may not have been free then
     soundness.verify(op, key)
     first = random_vector(key, op.dim) if given is None else given
     journal = None
-    if save is not None:
+    if folder is not None:
         start_sum = None if given is None else float(np.asarray(given, np.float64).sum())
-        journal = open_journal(save, op, key, tier, start=start_sum)
+        journal = open_journal(folder, op, key, tier, start=start_sum)
     krylov = Krylov(op, first, tier=tier, journal=journal)
     krylov.extend(order, None if tick is None else lambda done: tick(Progress(done, order)))
     return tridiagonal(krylov, random=start is None, first=first)

@@ -78,9 +78,10 @@ class SpectralMeasure:
         atoms or of the complement (Weyl), so ``x`` is widened by it. Without a stored basis also
         ``m ε max |θ|``, by which rounding smears out eigenvalues (Greenbaum 1989); with rows in
         half precision the loss of orthogonality takes the place of ``ε``.
-    orthogonal
-        Whether the Lanczos vectors were kept orthogonal. If not, Ritz values repeat: the weights
-        are still right, the number of nodes means nothing.
+    tier
+        Where the Lanczos vectors were kept; ``None`` for all eigenvalues of a small matrix.
+    orthogonality
+        ``max |Q Qᵀ - I|`` of the Lanczos vectors; predicted where they were not kept.
     notes
         What the check of the operator found that belongs beside its spectrum (ReLU kinks).
     cost
@@ -101,7 +102,8 @@ class SpectralMeasure:
     estimand: str
     atoms: Float[np.ndarray, " atoms"] = field(default_factory=lambda: np.zeros(0))
     coupling: float = 0.0
-    orthogonal: bool = True
+    tier: Tier | None = None
+    orthogonality: float = 0.0
     notes: tuple[str, ...] = ()
     cost: Cost | None = field(default=None, compare=False)
 
@@ -116,8 +118,12 @@ class SpectralMeasure:
         estimand: str,
         atoms: Float[np.ndarray, " atoms"] | None = None,
         coupling: float = 0.0,
+        final: bool = True,
     ) -> "SpectralMeasure":
-        """Collect Lanczos runs with different start vectors on one operator."""
+        """Collect Lanczos runs with different start vectors on one operator.
+
+        Runs that will go on are not ``final``: their orthogonality is left out.
+        """
         order = max(run.order for run in runs)
         count = len(runs)
         nodes, weights = np.zeros((count, order)), np.zeros((count, order))
@@ -150,7 +156,8 @@ class SpectralMeasure:
             estimand,
             np.zeros(0) if atoms is None else np.sort(atoms),
             coupling + smear,
-            all(run.tier is not Tier.NONE for run in runs),
+            runs[0].tier,
+            max(run.orthogonality for run in runs) if final else float("nan"),
         )
 
     @classmethod
@@ -192,6 +199,7 @@ class SpectralMeasure:
             f"  spectral measure: order {int(self.orders.max())}, {self.vectors} start vectors"
             f"{f', {len(self.atoms)} eigenvalues deflated' if len(self.atoms) else ''}",
             f"  Ritz values from {low:.4g} to {high:.4g}, noise floor {self.noise_floor:.1e}",
+            *([f"  {self.tier.said}, orthogonal to {self.orthogonality:.0e}"] if self.tier else []),
             *([f"  {self.cost}"] if self.cost else []),
             *(f"  note: {note}" for note in self.notes),
         ]
@@ -206,6 +214,14 @@ class SpectralMeasure:
             and self.nodes.shape == (1, self.dim)
             and bool(np.allclose(self.weights, 1 / self.dim, rtol=1e-9, atol=0))
         )
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether the Lanczos vectors were kept orthogonal.
+
+        If not, Ritz values repeat: weights are still right, the number of nodes means nothing.
+        """
+        return self.tier is not Tier.NONE
 
     @property
     def vectors(self) -> int:

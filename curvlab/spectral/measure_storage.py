@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from curvlab.spectral.basis import Tier
 from curvlab.spectral.measure import SpectralMeasure
 
 _TABLES = ("nodes", "weights", "diagonal", "offdiagonal")
@@ -25,10 +26,15 @@ def to_dataset(measure: SpectralMeasure) -> xr.Dataset:
             "random": measure.random,
             "matvecs": measure.matvecs,
             "orthogonal": measure.orthogonal,
+            "orthogonality": measure.orthogonality,
             "coupling": measure.coupling,
             **deflated,
         },
-        attrs={"estimand": measure.estimand, "notes": "\n".join(measure.notes)},
+        attrs={
+            "estimand": measure.estimand,
+            "notes": "\n".join(measure.notes),
+            "tier": str(measure.tier or ""),
+        },
     )
 
 
@@ -47,6 +53,15 @@ def from_dataset(dataset: xr.Dataset) -> SpectralMeasure:
         estimand=str(dataset.attrs.get("estimand", "")),
         atoms=np.asarray(dataset.get("atoms", np.zeros(0)), np.float64),
         coupling=float(dataset["coupling"]),
-        orthogonal=bool(dataset["orthogonal"]),
+        tier=_tier(dataset),
+        orthogonality=float(dataset.get("orthogonality", float("nan"))),
         notes=tuple(str(dataset.attrs.get("notes", "")).splitlines()),
     )
+
+
+def _tier(dataset: xr.Dataset) -> Tier | None:
+    """Return the tier; where attributes were dropped, at least whether there was a basis."""
+    name = str(dataset.attrs.get("tier", ""))
+    if name:
+        return Tier(name)
+    return None if bool(dataset["orthogonal"]) else Tier.NONE

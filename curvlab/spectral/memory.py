@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import NamedSharding
 
+from curvlab.core.devices import spans_processes
 from curvlab.core.errors import OperatorError
 from curvlab.spectral.basis import Tier
 
@@ -33,11 +36,20 @@ class Memory:
     host: int = 0
 
     @classmethod
-    def of(cls, memory: "Memory | int | None") -> "Memory":
-        """Take a number as bytes on the device, and ``None`` as what is free."""
-        if memory is None:
-            return cls.free()
-        return memory if isinstance(memory, Memory) else cls(int(memory))
+    def of(cls, memory: "Memory | int | None", sharding: NamedSharding | None = None) -> "Memory":
+        """Take a number as bytes on the device, and ``None`` as what is free.
+
+        Rows that are spread over processes get what is free in the one with the least: all must
+        decide alike.
+        """
+        if memory is not None:
+            return memory if isinstance(memory, Memory) else cls(int(memory))
+        free = cls.free()
+        if not spans_processes(sharding):
+            return free
+        mine = np.array([free.device >> 20, free.host >> 20], np.int32)  # there is no int64
+        device, host = np.asarray(process_allgather(mine)).reshape(-1, 2).min(0)
+        return cls(int(device) << 20, int(host) << 20)
 
     def share(self, parts: int) -> "Memory":
         """Return one of equal parts, for runs that are alive at the same time."""

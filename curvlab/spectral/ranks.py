@@ -11,6 +11,7 @@ from curvlab.core.errors import OperatorError
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Band, Estimate
 from curvlab.spectral.functionals import Variation
+from curvlab.spectral.functions import check_not_negative
 from curvlab.spectral.measure import SpectralMeasure
 from curvlab.spectral.summaries import NOT_RESOLVED, summary, within_factor
 
@@ -98,6 +99,7 @@ def spectral_ranks(
     top = _largest_magnitude(measure, pairs)
     trace = None
     if positive_semidefinite:
+        check_not_negative(measure, "spectral_ranks(positive_semidefinite=True)")
         first = measure.moment(1, level=half)
         trace = _ratio(measure, first, second, "trace rank", level)
     return SpectralRanks(

@@ -40,7 +40,8 @@ class ExtremePairs:
     """Ritz values (descending), orthonormal vectors and their images, and what they cost.
 
     ``order`` counts all Lanczos steps, ``single_order`` those of the first Krylov space; ``nbytes``
-    is what the basis held, ``span`` the least and the greatest of all Ritz values.
+    is what the basis held, ``span`` the least and the greatest of all Ritz values;
+    ``orthogonality`` is that of the rows at the end.
     """
 
     values: Float[np.ndarray, " pairs"]
@@ -51,6 +52,8 @@ class ExtremePairs:
     matvecs: int
     nbytes: int
     span: tuple[float, float]
+    tier: Tier
+    orthogonality: float
 
     @property
     def width(self) -> float:
@@ -142,6 +145,8 @@ def extreme_pairs(
         matvecs=steps + len(vectors),
         nbytes=0 if krylov.basis is None else krylov.basis.nbytes,
         span=_span(np.linalg.eigvalsh(krylov.projection())),
+        tier=tier,
+        orthogonality=krylov.orthogonality(),
     )
 
 
@@ -174,6 +179,8 @@ def pairs_of(op: SymmetricOperator, run: Tridiagonal, wanted: tuple[int, int]) -
         matvecs=spent,
         nbytes=0 if run.basis is None else run.basis.nbytes,
         span=_span(run.ritz()[0]),
+        tier=run.tier,
+        orthogonality=run.orthogonality,
     )
     return found.outermost(*wanted)
 
@@ -192,7 +199,7 @@ def plan(
     OperatorError
         If the memory holds too few rows for the pairs.
     """
-    memory = Memory.of(memory)
+    memory = Memory.of(memory, op.sharding())
     rows = min(op.dim, order or MOST_ROWS)
     tier = memory.tier(op.dim, op.dtype, rows)
     if tier is Tier.NONE and order is None:
@@ -226,7 +233,8 @@ def _grow(
         largest = float(np.abs(values).max())
         estimates = np.abs(krylov.residual * small[-1, chosen])
         error = float(estimates.max() / (largest or 1.0))
-        done = len(chosen) == pairs and error <= STRICTER * tolerance
+        # At a breakdown everything known is exact, but repeated values are seen only afterwards.
+        done = krylov.coupled and len(chosen) == pairs and error <= STRICTER * tolerance
         if tick is not None:
             tick(Progress(krylov.matvecs, None, error, tolerance))
         if done or krylov.exhausted or krylov.matvecs >= MOST_PRODUCTS:

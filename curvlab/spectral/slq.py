@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,9 +19,9 @@ from curvlab.spectral.cost import Stopwatch
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.density import SignedLogAxis
 from curvlab.spectral.eigenpairs import Eigenpairs
-from curvlab.spectral.journal import open_journal, saved_tier
+from curvlab.spectral.journal import open_journal, own_folder
 from curvlab.spectral.krylov import Krylov
-from curvlab.spectral.lanczos import Tridiagonal, check_order, lanczos, tridiagonal
+from curvlab.spectral.lanczos import Tridiagonal, check_order, given_start, tridiagonal
 from curvlab.spectral.measure import SpectralMeasure
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import measured_noise_floor, noise_floor_at
@@ -119,6 +119,8 @@ def slq(
     Bhattacharjee et al. 2024 on deflation.
     """
     _check(op, order, vectors, tolerance, start, deflate)
+    given = None if start is None else given_start(op, start)
+    folder = own_folder(save, op)
     watch = Stopwatch()
     atoms, coupling = np.zeros(0), 0.0
     target = op
@@ -135,7 +137,9 @@ def slq(
         if tick is not None and order is not None:
             tick(Progress(spent, order * vectors))
 
-    def measure(runs: list[Tridiagonal], floor: float, extra: int) -> SpectralMeasure:
+    def measure(
+        runs: list[Tridiagonal], floor: float, extra: int, *, final: bool = True
+    ) -> SpectralMeasure:
         nonlocal held
         products = sum(run.matvecs for run in runs) + extra
         held = max(held, sum(run.basis.nbytes for run in runs if run.basis))
@@ -147,6 +151,7 @@ def slq(
             estimand=op.estimand,
             atoms=atoms,
             coupling=coupling,
+            final=final,
         )
         return replace(found, notes=notes, cost=watch.cost(op, products, held))
 
@@ -155,31 +160,22 @@ def slq(
         if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
             # It costs less than what the target would take.
             return _exact(op, key, noise_floor, notes, watch)
-        return _adaptive(target, key, tolerance, measure, noise_floor, memory, save, tick)
+        return _adaptive(target, key, tolerance, measure, noise_floor, memory, folder, tick)
     assert order is not None
+    # Of a given vector the measure itself is claimed, which rows in half precision would distort.
+    room = _room(target, memory, order, folder, half=given is None)
     runs: list[Tridiagonal] = []
     extra = 0
     for index in range(vectors):
-        if isinstance(target, Deflated):
-            tier = _tier(target, memory, order, save)
-            krylov = _krylov(target, start_key(key, index), tier, _folder(save, index))
-            krylov.extend(order, count)
-            run = tridiagonal(krylov, random=True, first=None)
-        else:
-            run = lanczos(
-                op,
-                start_key(key, index),
-                order=order,
-                start=start,
-                memory=memory,
-                save=_folder(save, index),
-                tick=count,
-            )
+        space = _space(target, start_key(key, index), room.tier, folder, index, given)
+        space.extend(order, count)
+        run = tridiagonal(space, random=given is None, first=None)
         held = max(held, run.basis.nbytes if run.basis else 0)
         # Only the first one's extreme Ritz vectors are used again, for the noise floor.
         if index == 0 and noise_floor is None:
-            noise_floor, extra = _saved_noise_floor(op, run, key, save)
+            noise_floor, extra = _saved_noise_floor(op, run, key, folder)
         runs.append(run.released())
+        del space, run  # and the basis with them, before the next one is begun
     assert noise_floor is not None
     return measure(runs, noise_floor, extra)
 
@@ -229,36 +225,35 @@ def _adaptive(
     op: SymmetricOperator,
     key: Array,
     tolerance: float,
-    measure: Callable[[list[Tridiagonal], float, int], SpectralMeasure],
+    measure: Callable[..., SpectralMeasure],
     noise_floor: float | None,
     memory: Memory | int | None,
-    save: str | os.PathLike[str] | None,
+    save: Path | None,
     tick: Tick | None,
 ) -> SpectralMeasure:
     vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
     planned = min(op.dim, PLANNED_STEPS)
-    tier = _tier(op, memory, planned, save, runs=vectors)
-    spaces = [
-        _krylov(op, start_key(key, index), tier, _folder(save, index)) for index in range(vectors)
-    ]
-    most = min(op.dim, MOST_STEPS)
-    if tier is not Tier.NONE:
-        rows = Memory.of(memory).share(vectors).rows(op.dim, op.dtype, tier)
-        most = min(most, max(planned, rows))
+    room = _room(op, memory, planned, save, runs=vectors)
+    spaces = [_space(op, start_key(key, index), room.tier, save, index) for index in range(vectors)]
+    most = min(op.dim, MOST_STEPS, max(planned, room.rows))
     extra = 0
-    order = 0
-    while True:
-        order = min(max(order + STRIDE, int(GROWTH * order)), most)
-        for space in spaces:
-            space.extend(order)
-        runs = [tridiagonal(space, random=True, first=None) for space in spaces]
-        ended = order == most or all(space.exhausted for space in spaces)
-        # One vector tells how far the quadrature is; all are looked at once it is far enough.
-        first = measure(runs[:1], noise_floor or 0.0, extra)
-        error = _bracket_error(first)
+    order, error = 0, None
+
+    def count(_: int) -> None:
         if tick is not None:
             spent = sum(space.matvecs for space in spaces)
             tick(Progress(spent, None, error, (1 - RANDOM_SHARE) * tolerance))
+
+    while True:
+        order = min(max(order + STRIDE, int(GROWTH * order)), most)
+        for space in spaces:
+            space.extend(order, count)
+        runs = [tridiagonal(space, random=True, first=None) for space in spaces]
+        ended = order == most or all(space.exhausted for space in spaces)
+        # One vector tells how far the quadrature is; all are looked at once it is far enough.
+        first = measure(runs[:1], noise_floor or 0.0, extra, final=False)
+        error = _bracket_error(first)
+        count(order)
         if not ended and error > (1 - RANDOM_SHARE) * tolerance:
             continue
         if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
@@ -292,41 +287,73 @@ def _exact(
     return replace(found, notes=notes, matvecs=spent, cost=cost)
 
 
-def _krylov(op: SymmetricOperator, key: Array, tier: Tier, folder: Path | None) -> Krylov:
-    first = random_vector(key, op.dim)
+def _space(
+    op: SymmetricOperator,
+    key: Array,
+    tier: Tier,
+    save: Path | None,
+    index: int,
+    given: Any = None,
+) -> Krylov:
+    """Return the Krylov space of a start vector, with what was saved of it."""
+    first = random_vector(key, op.dim) if given is None else given
     if isinstance(op, Deflated):
         first = op.project(first)
-    journal = None if folder is None else open_journal(folder, op, key, tier)
-    return Krylov(op, first, tier=tier, journal=journal)
+    if save is None:
+        return Krylov(op, first, tier=tier)
+    folder = save / f"vector-{index}"
+    start = None if given is None else float(np.asarray(given, np.float64).sum())
+    return Krylov(op, first, tier=tier, journal=open_journal(folder, op, key, tier, start=start))
 
 
-def _tier(
+class _Room(NamedTuple):
+    """Where the rows of a basis lie, and how many have room."""
+
+    tier: Tier
+    rows: int
+
+
+def _room(
     op: SymmetricOperator,
     memory: Memory | int | None,
     rows: int,
-    save: str | os.PathLike[str] | None,
+    save: Path | None,
     *,
     runs: int = 1,
-) -> Tier:
-    """Return where the rows of runs that are alive together are kept, or were when saved."""
-    before = saved_tier(_folder(save, 0)) if memory is None else None
-    return before or Memory.of(memory).share(runs).tier(op.dim, op.dtype, rows)
+    half: bool = True,
+) -> _Room:
+    """Return the room for a basis of so many rows, for runs that are alive together.
+
+    With ``save=`` and no budget it is that of the first call: what is free now is something else.
+    """
+    place = None if save is None or memory is not None else save / "room.json"
+    if place is not None and place.exists():
+        tier, most = json.loads(place.read_text())
+        return _Room(Tier(tier), most)
+    share = Memory.of(memory, op.sharding()).share(runs)
+    tier = share.tier(op.dim, op.dtype, rows, half=half)
+    most = op.dim if tier is Tier.NONE else share.rows(op.dim, op.dtype, tier)
+    if place is not None:
+        _write(place, [tier, most])
+    return _Room(tier, most)
 
 
-def _folder(save: str | os.PathLike[str] | None, index: int) -> Path | None:
-    return None if save is None else Path(save) / f"vector-{index}"
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
 
 
 def _saved_noise_floor(
-    op: SymmetricOperator, run: Tridiagonal, key: Array, save: str | os.PathLike[str] | None
+    op: SymmetricOperator, run: Tridiagonal, key: Array, save: Path | None
 ) -> tuple[float, int]:
+    """Measure the noise floor at the end of a run, or take what was measured there before."""
     if save is None:
         return measured_noise_floor(op, run, key)
-    path = Path(save) / "noise_floor.json"
+    path = save / f"noise-floor-{run.order}.json"
     if not path.exists():
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(measured_noise_floor(op, run, key)))
-        partial.replace(path)
+        _write(path, measured_noise_floor(op, run, key))
     floor, products = json.loads(path.read_text())
     return floor, products
 

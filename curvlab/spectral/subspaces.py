@@ -130,7 +130,7 @@ def match_eigenpairs(
 
 def _rotation(pairs: Eigenpairs, rows: Int[np.ndarray, " count"]) -> float:
     """Bound the angle between computed and true subspace (Davis and Kahan)."""
-    residual = float(np.linalg.norm(pairs.residuals[rows])) + pairs.noise_floor
+    residual = float(np.linalg.norm(pairs.residuals[rows])) + len(rows) ** 0.5 * pairs.noise_floor
     # What was not chosen of an end bounds all that was not computed there; an end that was chosen
     # whole, or of which nothing was computed, leaves the gap unknown.
     outer = 0.0

@@ -88,7 +88,7 @@ def trace(
     a linear hypothesis whose power is independent of the variance*.
     """
     check_vectors(vectors, "trace")
-    noise_floor, spent = known_noise(op, key, noise_floor)
+    noise_floor, spent = known_noise(op, key, noise_floor, deflate)
     estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:

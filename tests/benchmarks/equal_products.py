@@ -100,6 +100,8 @@ def synthetic(n: int = 2000) -> dict[str, np.ndarray]:
         "repeated-5": np.repeat(rng.normal(size=n // 5), 5),
         "geometric-12-decades": np.logspace(-12, 0, n),
         "symmetric": np.concatenate([-np.linspace(0.1, 1, n // 2), np.linspace(0.1, 1, n // 2)]),
+        "identity": np.ones(n),
+        "two-point": np.repeat([1.0, 3.0], n // 2),
     }
 
 

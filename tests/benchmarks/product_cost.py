@@ -46,7 +46,7 @@ def _measure(bench: Bench, path: Any) -> dict[str, Any]:
                     requests["curvlab, native operations"] = requests["curvlab"]
                 workers["peak"] = peak_worker
                 requests["peak"] = {"do": "matmul_rate"}
-                replies = taking_turns(workers, requests, rounds, limit=240)
+                replies = taking_turns(workers, requests, rounds, limit=120)
                 rates = replies.pop("peak")
                 del workers["peak"]
                 found.setdefault("peak_flops", []).append(rates.get("value"))

@@ -43,6 +43,8 @@ def _sections(results: dict[str, Any]) -> Iterable[str]:
     if "equal_products" in results:
         yield "### Error at equal products\n\n" + _equal(results["equal_products"])
         yield "### Traces\n\n" + _traces(results["equal_products"])
+    if "scaling" in results:
+        yield "### Cost against products\n\n" + _steps(results["scaling"])
     if "same_object" in results:
         yield "### The same matrix?\n\n" + _gate(results["same_object"])
 
@@ -165,6 +167,11 @@ def top_error(row: dict[str, Any]) -> float:
     return float(np.max([np.inf if v is None else v for v in row["largest"]]))
 
 
+def _shown(scores: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the last but one budget, with which tools differ most, or the only one."""
+    return list(scores.items())[-2:][:1]
+
+
 def _equal(found: dict[str, Any]) -> str:
     head = (
         "problem",
@@ -180,7 +187,7 @@ def _equal(found: dict[str, Any]) -> str:
     rows = []
     for problem, tools in found.items():
         for tool, scores in tools.items():
-            for budget, runs in scores["eigenvalues"].items():
+            for budget, runs in _shown(scores["eigenvalues"]):
                 measures = scores["measure"][budget]
                 cells = (
                     middle(runs, top_error),
@@ -194,7 +201,8 @@ def _equal(found: dict[str, Any]) -> str:
                     rows.append((problem, tool, budget, *(number(c, 2) for c in cells)))
     return (
         f"Medians over seeds; measures from {VECTORS} start vectors of that many products each. "
-        "W₁ relative to max|λ|; K: Kolmogorov distance.\n\n" + table(head, rows)
+        "W₁ relative to max|λ|; K: Kolmogorov distance. Other numbers of products are in "
+        "`docs/benchmarks.json`.\n\n" + table(head, rows)
     )
 
 
@@ -202,13 +210,27 @@ def _traces(found: dict[str, Any]) -> str:
     rows = []
     for problem, tools in found.items():
         for tool, scores in tools.items():
-            for budget, runs in scores["trace"].items():
+            for budget, runs in _shown(scores["trace"]):
                 error = middle(runs, lambda r: r["error"])
                 held = [r["covered"] for r in runs if r.get("covered") is not None]
                 share = f"{sum(held)} of {len(held)}" if held else "no interval"
                 if error is not None:
                     rows.append((problem, tool, budget, number(error, 2), share))
     return table(("problem", "tool", "products", "relative error", "interval held"), rows)
+
+
+def _steps(found: dict[str, Any]) -> str:
+    products = found["products"]
+    columns = (
+        products["all"]["x"],
+        products["steps without a basis"]["seconds"],
+        products["reorthogonalisation"],
+    )
+    head = ("steps (small MLP)", "without a basis", "reorthogonalisation")
+    rows = [
+        (int(m), *(f"{1e3 * t:.0f} ms" for t in times)) for m, *times in zip(*columns, strict=True)
+    ]
+    return table(head, rows)
 
 
 def _gate(found: dict[str, Any]) -> str:

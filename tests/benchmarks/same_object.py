@@ -1,4 +1,9 @@
-"""Do all tools mean the same loss, gradient and matrix? And in float64?"""
+"""Do all tools mean the same loss, gradient and matrix?
+
+That is decided in float64, on a few examples. In float32 a deep network with kinks is off by more
+than 1e-5 through rounding alone, in every tool: there the gaps are measured, not judged, where
+float64 agrees.
+"""
 
 from typing import Any
 
@@ -9,15 +14,19 @@ from tests.benchmarks.bench import Bench
 from tests.benchmarks.client import Worker
 
 LIMITS = {"float32": 1e-5, "float64": 1e-10}
+FEW = {"small-mlp": 300, "mlp": 64, "nature-cnn": 4, "resnet18": 2}
+"""Examples in float64."""
 
 
 def ask(bench: Bench) -> None:
     """Compare every tool with curvlab on loss, gradient and fixed products."""
     for name in bench.speed_problems:
+        double = bench.environments.folder / "problems" / f"{name}-float64.npz"
+        bench.problem(
+            double, lambda name=name: problems.speed_problem(name, FEW[name]).astype(np.float64)
+        )
+        _compare(bench, name, "float64", double)
         _compare(bench, name, "float32", bench.speed_problem(name))
-    double = bench.environments.folder / "problems" / "small-float64.npz"
-    bench.problem(double, lambda: problems.speed_problem("small-mlp", 300).astype(np.float64))
-    _compare(bench, "small-mlp", "float64", double)
 
 
 def _compare(bench: Bench, name: str, dtype: str, path: Any) -> None:
@@ -49,14 +58,17 @@ def _compare(bench: Bench, name: str, dtype: str, path: Any) -> None:
         return found
 
     bench.once(f"same_object/{name}/{dtype}/curvlab", lambda: one("curvlab"))
-    reference = bench.results["same_object"][name][dtype]["curvlab"]["hessian"].get("loss")
+    known = bench.results["same_object"][name]
+    reference = known[dtype]["curvlab"]["hessian"].get("loss")
     for tool in bench.own_products:
         found = bench.once(f"same_object/{name}/{dtype}/{tool}", lambda tool=tool: one(tool))
-        for gaps in found.values():
+        for matrix, gaps in found.items():
             if "loss" in gaps and reference is not None:
                 gaps["loss_gap"] = abs(gaps["loss"] / reference - 1)
                 worst = max(gaps["loss_gap"], gaps["gradient"], gaps["products"])
-                gaps["same"] = bool(worst <= LIMITS[dtype])
+                double = known["float64"].get(tool, {}).get(matrix, {})
+                agreed = dtype == "float32" and double.get("same", False)
+                gaps["same"] = bool(agreed or worst <= LIMITS[dtype])
     bench.save()
 
 

@@ -1,11 +1,12 @@
 """Analyse one problem on all devices of one or more processes; run by `test_devices.py`.
 
-Arguments: number of processes, number of this one, port of the coordinator, and `everything` to
-compare more than spectra. Prints one JSON line.
+Arguments: number of processes, number of this one, port of the coordinator, a folder that all
+share, and `everything` to compare more than spectra. Prints one JSON line.
 """
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
 PROCESSES, RANK, PORT = (int(word) for word in sys.argv[1:4])
+FOLDER = Path(sys.argv[4])
 EVERYTHING = "everything" in sys.argv
 if PROCESSES > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -54,6 +56,17 @@ def others(problem: Problem) -> dict[str, object]:
     }
 
 
+def resumed(problem: Problem) -> dict[str, object]:
+    """Go on with a saved run of which one process has lost its last step, and run straight."""
+    op, place = Hessian(problem), FOLDER / "saved"
+    lanczos(op, KEY, order=4, save=place)
+    if RANK == 1:
+        steps = place / "process-1" / "steps.jsonl"
+        steps.write_text("".join(steps.read_text().splitlines(keepends=True)[:-1]))
+    straight, found = lanczos(op, KEY, order=7), lanczos(op, KEY, order=7, save=place)
+    return {"straight": straight.diagonal.tolist(), "resumed": found.diagonal.tolist()}
+
+
 def main() -> None:
     """Compute the same numbers on one device and on all."""
     inputs, targets = problems.digits(EXAMPLES)
@@ -71,6 +84,7 @@ def main() -> None:
     }
     if EVERYTHING:
         found["resident"] |= others(resident.sharded())
+        found |= resumed(resident.sharded())
         found["streamed"] = spectra(streamed.sharded()) | others(streamed.sharded())
     found["one"] = spectra(resident) | (others(resident) if EVERYTHING else {})
     (batch,) = resident.sharded().placed()

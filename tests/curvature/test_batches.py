@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from curvlab.curvature import GaussNewton, Hessian, Problem
-from curvlab.objectives import cross_entropy
+from curvlab.objectives import cross_entropy, squared_error
 from tests import problems
 
 
@@ -30,3 +30,24 @@ def test_uneven_batches_give_the_full_batch_product(matrix, streamed):
         product = np.asarray(whole.matvec(vector), np.float64)
         gap = np.asarray(pieces.matvec(vector), np.float64) - product
         assert np.linalg.norm(gap) <= 1e-6 * np.linalg.norm(product)
+
+
+def test_keys_in_the_data_survive_a_subset():
+    keys = jax.random.split(jax.random.key(0), 6)
+
+    def predict(params, inputs):
+        x, key = inputs
+        return jax.vmap(lambda row, k: row @ params + jax.random.normal(k))(x, key)
+
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    problem = Problem(predict, squared_error, np.ones(3), ((x, keys), np.zeros(6)))
+    chosen = problem.subset(np.array([1, 4]))
+    assert chosen.losses() == pytest.approx(problem.losses()[[1, 4]])
+
+
+def test_parameters_changed_in_place_are_not_the_problems():
+    weights, x = np.ones(64, np.float32), np.ones((4, 64), np.float32)
+    problem = Problem(lambda p, x: x @ p, squared_error, weights, (x, np.zeros(4, np.float32)))
+    before = problem.value()
+    weights[:] = 7
+    assert problem.value() == before

@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse.linalg import eigsh
 
 from curvlab.core.precision import float64
-from curvlab.curvature import Hessian
+from curvlab.curvature import GaussNewton, Hessian, ResidualCurvature
 from curvlab.spectral import eigenpairs, slq
 from tests import problems
 
@@ -83,3 +83,25 @@ def test_noise_floor_is_measured_not_guessed(oracle):
     gap = np.asarray(op.matvec(single), np.float64) - matrix @ single.astype(np.float64)
     assert floor >= 0.99 * np.linalg.norm(gap)
     assert floor <= 1e-4 * truth[-1]
+
+
+def test_an_eigenvalue_is_split_into_its_two_curvatures_and_its_layers():
+    with float64():
+        problem = problems.problem(60, dtype=np.float64)
+        hessian, gauss_newton, residual = (
+            matrix(problem) for matrix in (Hessian, GaussNewton, ResidualCurvature)
+        )
+    pairs = eigenpairs(hessian, jax.random.key(1), order=80, largest=3, smallest=2)
+    parts = pairs.forms(gauss_newton), pairs.forms(residual)
+    np.testing.assert_allclose(sum(parts), pairs.values, atol=1e-10)
+    assert (parts[0] >= -1e-12).all()
+    assert parts[1][-1] < 0  # what is negative is no part of the Gauss-Newton matrix
+    layers = pairs.mass_by_layer()
+    assert tuple(sorted(layers)) == tuple(sorted(hessian.layers))
+    np.testing.assert_allclose(sum(layers.values()), 1, atol=1e-12)
+    parameters = jax.tree.leaves(pairs.tree(0), is_leaf=lambda node: isinstance(node, tuple))
+    own = [
+        sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(layer))
+        for layer in parameters
+    ]
+    np.testing.assert_allclose([mass[0] for mass in layers.values()], own)

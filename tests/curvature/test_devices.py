@@ -37,7 +37,15 @@ def run(folder: Path, processes: int, devices_each: int, *more: str) -> list[dic
         with printed[rank].open("w") as output, errors[rank].open("w") as complaints:
             started.append(
                 subprocess.Popen(
-                    [sys.executable, str(SCRIPT), str(processes), str(rank), str(port), *more],
+                    [
+                        sys.executable,
+                        str(SCRIPT),
+                        str(processes),
+                        str(rank),
+                        str(port),
+                        str(folder),
+                        *more,
+                    ],
                     stdout=output,
                     stderr=complaints,
                     env=environment,
@@ -84,3 +92,4 @@ def test_two_processes(tmp_path):
     assert {**first, "one": 0} == {**second, "one": 0}
     compare(first)
     assert "symmetric to" in first["resident"]["sound"]
+    assert first["resumed"] == first["straight"]

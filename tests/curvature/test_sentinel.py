@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curvlab.core.errors import OperatorError, ProblemError
-from curvlab.curvature import GaussNewton, Hessian, Problem
+from curvlab.curvature import EmpiricalFisher, GaussNewton, Hessian, Problem
 from curvlab.curvature.sentinel import remarks
 from curvlab.objectives import cross_entropy
 from curvlab.spectral import FunctionOperator
@@ -83,6 +83,20 @@ def test_derivatives_that_are_none_of_the_function():
         verify(hessian(wrong_slope), KEY)
 
 
+@pytest.mark.parametrize("matrix", [GaussNewton, EmpiricalFisher])
+def test_first_derivatives_that_are_none_of_the_function(matrix):
+    @jax.custom_jvp
+    def doubled(x):
+        return jnp.sin(x)
+
+    doubled.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), 2 * tangents[0]))
+    problem = Problem(Network(doubled), cross_entropy, PARAMS, (INPUTS, TARGETS))
+    with pytest.raises(ProblemError, match=r"derivative .* not the derivative of its loss.*\d+%"):
+        verify(matrix(problem), KEY)
+    kinked = Problem(Network(jax.nn.relu), cross_entropy, PARAMS, (INPUTS, TARGETS))
+    assert not any("difference" in note for note in verify(matrix(kinked), KEY).notes)
+
+
 @pytest.mark.long
 def test_targets_computed_inside_the_loss():
     def temporal_difference(outputs, targets):
@@ -143,7 +157,18 @@ def test_the_example_that_is_not_finite_is_named():
             hessian(batch=batch)
 
 
-def test_the_batch_that_changed_is_named():
+class Augmented:
+    """Data that can be iterated again, as a loader can, and are others every time."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return self.batches()
+
+
+@pytest.mark.parametrize("loader", [lambda batches: batches, Augmented], ids=["function", "object"])
+def test_the_batch_that_changed_is_named(loader):
     draws = itertools.count()
 
     def changing():
@@ -153,7 +178,7 @@ def test_the_batch_that_changed_is_named():
             yield INPUTS[part] + np.float32(noise), TARGETS[part]
 
     with pytest.raises(ProblemError, match=r"differ from batch 1 on.*no random augmentation"):
-        hessian(batch=changing)
+        hessian(batch=loader(changing))
 
 
 def test_an_iterator_that_is_spent_after_one_reading():

@@ -146,8 +146,8 @@ def test_strided_residual_blocks_pad_every_side():
     network = ResNet(blocks=(0, 1), width=4, norm="none")
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
     params, _ = draw(network, inputs.shape)
-    _, found = network.apply({"params": params}, inputs, capture_intermediates=True)
-    layers = found["intermediates"]
+    found: Any = network.apply({"params": params}, inputs, capture_intermediates=True)
+    layers = found[1]["intermediates"]
     hidden = jax.nn.relu(layers["stem_conv"]["__call__"][0])
     for unit, pad in (("first", 1), ("shortcut", 0)):
         layer = params[f"stage_1_block_0_{unit}_conv"]

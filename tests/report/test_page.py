@@ -118,3 +118,24 @@ def test_a_run_without_results_is_refused(built: Path) -> None:
 
     with pytest.raises(RunError, match="holds no results"):
         render_report(open_run(built))
+
+
+def test_ranks_and_the_chance_of_overlooking_stand_beside_the_spectrum(page: str) -> None:
+    rows = Reader(page).rows
+    labels = {row[0] for row in rows}
+    assert {"stable rank, tr A² / max λ²", "negative share of Σ|λ|"} <= labels
+    (head,) = (row for row in rows if row[:2] == ["pair", "eigenvalue"])
+    outermost = next(row for row in rows if row[0] == "largest 1")
+    inner = next(row for row in rows if row[0] == "largest 2")
+    assert 0 < float(outermost[head.index("miss")]) <= 1
+    assert inner[head.index("miss")] == "-"
+
+
+def test_what_the_check_found_stands_beside_the_spectrum(copy: Run) -> None:
+    for file in copy.results():
+        if file.diagnostic == "spectrum":
+            found = copy.read_result(file.diagnostic, file.step, file.probe_set, file.key)
+            assert found is not None
+            found["hessian_nodes"].attrs["notes"] = "kinks & other <things>"
+            copy.write_result(file.diagnostic, file.step, file.probe_set, file.key, found)
+    assert "Note: kinks &amp; other &lt;things&gt;" in render_report(copy)

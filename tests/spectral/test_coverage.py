@@ -146,6 +146,22 @@ def test_simulated_runs_are_those_of_the_library():
     assert ours.nodes.shape == simulated.nodes.shape
 
 
+@pytest.mark.long
+@each_spectrum
+def test_bands_that_stopped_at_a_tolerance_hold_what_they_claim(name):
+    eigenvalues = np.sort(np.tile(SPECTRA[name], 15))  # 3,000: too many to take the exact way out
+    grid = np.r_[eigenvalues[0] - 0.1, (eigenvalues[1:] + eigenvalues[:-1])[::60] / 2, 1e3]
+    truth = np.searchsorted(eigenvalues, grid, side="right") / len(eigenvalues)
+    draws, hits = 60, 0
+    for seed in range(draws):
+        key = jax.random.key(seed)
+        measure = slq(Diagonal(eigenvalues), key, tolerance=0.1, noise_floor=1e-12)
+        assert not measure.complete
+        band = measure.cdf_band(grid)
+        hits += bool(((band.low <= truth + 1e-12) & (truth <= band.high + 1e-12)).all())
+    assert not_grossly_wrong(hits, draws), hits / draws
+
+
 def test_intervals_of_traces_are_near_the_ideal_where_no_outlier_is_left():
     op = Host(SPECTRA["flat"])
     # Sample variance on the sphere: 2 n / (n + 2) (‖A‖² - (tr A)² / n).

@@ -37,6 +37,19 @@ def test_one_row(value):
         lanczos(op, KEY, order=2)
 
 
+def test_repeated_values_are_found_after_the_space_is_exhausted():
+    # Five values, so that Lanczos breaks down at the very step at which convergence is looked at.
+    op = Diagonal(np.repeat([3.0, 1.0, 0.0, -1.0, -2.0], 4))
+    pairs = eigenpairs(op, KEY, largest=2, smallest=0)
+    np.testing.assert_allclose(pairs.values, [3.0, 3.0], atol=1e-9)
+
+
+def test_values_below_the_noise_are_said_to_be():
+    pairs = eigenpairs(Diagonal(np.r_[0.0, 1.0, 2.0]), KEY, order=3, largest=3, smallest=0)
+    assert pairs.indistinguishable_from_zero.tolist() == [False, False, True]
+    assert str(pairs).count("indistinguishable from zero") == 1
+
+
 @pytest.mark.parametrize("dim", [2, 3, 17])
 def test_a_multiple_of_the_identity(dim):
     op = Diagonal(np.full(dim, 3.0, np.float32))

@@ -29,6 +29,14 @@ def test_a_budget_forces_its_tier_and_the_tier_is_reported(tier):
     run = lanczos(Diagonal(VALUES), KEY, order=ORDER, memory=BUDGETS[tier])
     assert run.tier is tier
     held = 0 if run.basis is None else run.basis.nbytes
+    measure = slq(Diagonal(VALUES), KEY, order=ORDER, memory=BUDGETS[tier])
+    pairs = eigenpairs(Diagonal(VALUES), KEY, order=ORDER, memory=BUDGETS[tier])
+    for found in (measure, pairs):
+        assert found.tier is tier
+        assert tier.said in str(found)
+        assert 0 < found.orthogonality <= 4 * run.orthogonality
+    stored = type(measure).from_dataset(measure.to_dataset())
+    assert (stored.tier, stored.orthogonality) == (tier, measure.orthogonality)
     share = {Tier.DEVICE: 1, Tier.HALF: 0.5, Tier.HOST: 1, Tier.NONE: 0}[tier]
     padded = -(-DIM // 4096) * 4096
     assert held == 48 * 4 * padded * share  # in blocks of 16 rows
@@ -73,7 +81,7 @@ def test_orthogonality_is_that_of_the_stored_rows_or_predicted_lost():
         for tier, memory in BUDGETS.items()
     }
     assert losses[Tier.DEVICE] <= 1e-6
-    assert losses[Tier.HOST] == losses[Tier.DEVICE]
+    assert 0 < losses[Tier.HOST] <= losses[Tier.DEVICE]  # of the last block of rows only
     assert losses[Tier.HALF] <= 2**-11  # of float16; here single entries carry whole vectors
     # The outliers converge within these steps, which is when plain Lanczos loses everything.
     assert losses[Tier.NONE] == 1.0

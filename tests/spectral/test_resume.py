@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,7 +52,7 @@ def deflated(op, save):
 
 
 def pairs_with_restarts(op, save):
-    options = {"largest": 3, "smallest": 2, "tolerance": 3e-2, "memory": FEW_ROWS}
+    options: Any = {"largest": 3, "smallest": 2, "tolerance": 3e-2, "memory": FEW_ROWS}
     pairs = eigenpairs(op, KEY, **options, save=save)
     assert pairs.order > 16
     names = ("values", "low", "high", "residuals", "miss")
@@ -126,8 +127,34 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     lanczos(Diagonal(VALUES), KEY, order=5, save=tmp_path)
     with pytest.raises(OperatorError, match="different: key"):
         lanczos(Diagonal(VALUES), jax.random.key(8), order=5, save=tmp_path)
+    with pytest.raises(OperatorError, match="different: start"):
+        lanczos(Diagonal(VALUES), KEY, order=5, start=np.ones(DIM), save=tmp_path)
+    with pytest.raises(OperatorError, match="different: start, wanted, rows"):
+        eigenpairs(Diagonal(VALUES), KEY, largest=1, smallest=0, save=tmp_path)
     with pytest.raises(OperatorError, match="another operator"):
         lanczos(Diagonal(2 * VALUES), KEY, order=6, save=tmp_path)
     (tmp_path / "identity.json").write_text(json.dumps({}))
     with pytest.raises(OperatorError, match="different: estimand"):
         lanczos(Diagonal(VALUES), KEY, order=5, save=Path(tmp_path))
+
+
+def test_a_search_with_restarts_is_not_taken_for_one_without(tmp_path):
+    options: Any = {"largest": 3, "smallest": 2, "memory": FEW_ROWS, "save": tmp_path}
+    eigenpairs(Diagonal(VALUES), KEY, tolerance=3e-2, **options)
+    with pytest.raises(OperatorError, match="different: rows"):
+        eigenpairs(Diagonal(VALUES), KEY, order=16, **options)
+
+
+def test_the_noise_floor_is_measured_where_the_run_ends(tmp_path):
+    short = slq(Diagonal(VALUES), KEY, order=3, save=tmp_path)
+    longer = slq(Diagonal(VALUES), KEY, order=20, save=tmp_path)
+    assert short.noise_floor == slq(Diagonal(VALUES), KEY, order=3).noise_floor
+    assert longer.noise_floor == slq(Diagonal(VALUES), KEY, order=20).noise_floor
+
+
+def test_a_saved_run_keeps_its_room(tmp_path, monkeypatch):
+    first = slq(Diagonal(VALUES), KEY, order=20, vectors=2, save=tmp_path)
+    monkeypatch.setattr(Memory, "free", classmethod(lambda cls: NO_BASIS))
+    assert slq(Diagonal(VALUES), KEY, order=20, vectors=2).tier is not first.tier
+    again = slq(Diagonal(VALUES), KEY, order=20, vectors=2, save=tmp_path)
+    assert again.to_dataset().identical(first.to_dataset())

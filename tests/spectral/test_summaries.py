@@ -100,6 +100,8 @@ def test_trace_rank_is_for_positive_semidefinite_matrices():
     found = spectral_ranks(SpectralMeasure.from_eigenvalues(values), positive_semidefinite=True)
     assert found.trace is not None
     assert found.trace.value == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    with pytest.raises(OperatorError, match=r"positive_semidefinite=True\) needs a positive"):
+        spectral_ranks(SpectralMeasure.from_eigenvalues(NETWORK), positive_semidefinite=True)
 
 
 def test_rank_curve_counts_magnitudes_above_each_floor():
