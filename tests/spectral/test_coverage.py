@@ -152,7 +152,7 @@ def test_bands_that_stopped_at_a_tolerance_hold_what_they_claim(name):
     eigenvalues = np.sort(np.tile(SPECTRA[name], 15))  # 3,000: too many to take the exact way out
     grid = np.r_[eigenvalues[0] - 0.1, (eigenvalues[1:] + eigenvalues[:-1])[::60] / 2, 1e3]
     truth = np.searchsorted(eigenvalues, grid, side="right") / len(eigenvalues)
-    draws, hits = 60, 0
+    draws, hits = 30, 0
     for seed in range(draws):
         key = jax.random.key(seed)
         measure = slq(Diagonal(eigenvalues), key, tolerance=0.1, noise_floor=1e-12)

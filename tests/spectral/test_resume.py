@@ -61,8 +61,6 @@ def pairs_with_restarts(op, save):
     return xr.Dataset({**columns, "vectors": vectors}, attrs={"products": pairs.matvecs})
 
 
-CALLS = (of_an_order, without_basis, to_a_tolerance, deflated, pairs_with_restarts)
-
 SCRIPT = """
 import sys
 from tests.spectral import test_resume as here
@@ -73,7 +71,11 @@ getattr(here, sys.argv[1])(op, sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "call",
+    [of_an_order, pairs_with_restarts]
+    + [pytest.param(c, marks=pytest.mark.long) for c in (without_basis, to_a_tolerance, deflated)],
+)
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, call):
     folder = tmp_path / "run"
     for wait in (0.3, 0.5):
