@@ -15,15 +15,18 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
-# A file's tests share fixtures and compiled programs, so one worker takes them all.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# A file's tests share fixtures and compiled programs, so one worker takes them all. TYPES=1 checks
+# shapes and types of every call while they run, which makes them a quarter slower.
+TYPES ?=
+CHECKED := --jaxtyping-packages=curvlab,tests.typechecker.check
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(TYPES),$(CHECKED))
 
 .PHONY: help demo test test-long coverage lint docs bench bench-quick figures clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         train, analyse and draw a small study in $(STUDY)"
-	@echo "make test         every test but the long repetitions"
+	@echo "make test         every test but the long repetitions (TYPES=1: shapes and types too)"
 	@echo "make test-long    the long repetitions"
 	@echo "make coverage     make test again, with the lines and branches that it leaves out"
 	@echo "make lint         formatting, style, types, layers"

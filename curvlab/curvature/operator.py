@@ -88,8 +88,9 @@ def _linearised(how: Linearisation, params: PyTree, batch: Batch, state: PyTree)
     given = dict(zip(program.invars, jax.tree.leaves((params, batch, state)), strict=True))
     for index, variable in enumerate(program.outvars):
         same = given.get(variable) if isinstance(variable, Var) else None
-        if isinstance(same, jax.Array) and same.sharding == made[index].sharding:
-            made[index] = same
+        pair = same, made[index]
+        if all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in pair):
+            made[index] = same if same.sharding == made[index].sharding else made[index]
     return jax.tree.unflatten(tree, made)
 
 
