@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import Var
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
@@ -88,10 +89,15 @@ def _linearised(how: Linearisation, params: PyTree, batch: Batch, state: PyTree)
     given = dict(zip(program.invars, jax.tree.leaves((params, batch, state)), strict=True))
     for index, variable in enumerate(program.outvars):
         same = given.get(variable) if isinstance(variable, Var) else None
-        pair = same, made[index]
-        if all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in pair):
-            made[index] = same if same.sharding == made[index].sharding else made[index]
+        if _alike(same, made[index]):
+            made[index] = same
     return jax.tree.unflatten(tree, made)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two arrays lie on the same devices in the same way; not while they are traced."""
+    arrays = all(isinstance(x, jax.Array) and not isinstance(x, Tracer) for x in (one, other))
+    return arrays and one.sharding == other.sharding
 
 
 @partial(jax.jit, static_argnames=("penalty", "chosen"))
