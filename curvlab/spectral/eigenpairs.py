@@ -15,7 +15,7 @@ from curvlab.spectral import soundness
 from curvlab.spectral.basis import Tier
 from curvlab.spectral.certify import clustered_intervals, coupling, miss_bound
 from curvlab.spectral.cost import Cost, Stopwatch
-from curvlab.spectral.journal import open_journal, own_folder, saved_identity
+from curvlab.spectral.journal import open_journal, own_folder, saved_room
 from curvlab.spectral.lanczos import Tridiagonal, check_order
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.noise import noise_floor_at
@@ -266,7 +266,9 @@ def eigenpairs(
             "out, or save the run itself with lanczos(..., save=)."
         )
     watch = Stopwatch()
-    room = plan(op, largest + smallest, order, memory)  # refuses a budget before work is lost
+    folder = own_folder(save, op)
+    # Before any product: it refuses a budget that is too small.
+    room = saved_room(folder, memory, lambda: plan(op, largest + smallest, order, memory))
     notes = soundness.verify(op, key).notes
     wanted = (largest, smallest)
     if krylov is not None:
@@ -275,11 +277,7 @@ def eigenpairs(
     else:
         first, cold = _start_vector(op, key, start)
         journal = None
-        folder = own_folder(save, op)
         if folder is not None:
-            before = saved_identity(folder) if memory is None else {}
-            if {"tier", "rows"} <= before.keys():  # what is free now may not have been free then
-                room = Tier(before["tier"]), before["rows"] or room[1]
             restarts = {"wanted": wanted, "rows": None if order else room[1]}
             journal = open_journal(folder, op, key, room[0], start=float(first.sum()), **restarts)
         found = extreme_pairs(

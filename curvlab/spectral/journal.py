@@ -11,6 +11,7 @@ comes to it; comparisons are bitwise, as products must be.
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,25 @@ class Step:
     largest: float
 
 
-def saved_identity(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Return what a folder says of the run saved there; nothing if there is none."""
-    stamp = Path(folder) / "identity.json" if folder is not None else None
-    return json.loads(stamp.read_text()) if stamp is not None and stamp.exists() else {}
+def remembered(path: Path | None, compute: Callable[[], Any]) -> Any:
+    """Return what a file holds; without the file compute it and write it there."""
+    if path is None:
+        return compute()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, json.dumps(compute()))
+    return json.loads(path.read_text())
 
 
-def saved_tier(folder: str | os.PathLike[str] | None) -> Tier | None:
-    """Return where the rows of a saved run were kept, or ``None`` if there is none."""
-    name = saved_identity(folder).get("tier")
-    return Tier(name) if name in {tier.value for tier in Tier} else None
+def saved_room(
+    folder: Path | None, memory: Any, compute: Callable[[], tuple[Tier, int]]
+) -> tuple[Tier, int]:
+    """Return where rows lie and how many have room; without a budget, as when first saved.
+
+    What is free now may not have been free then.
+    """
+    tier, rows = remembered(folder / "room.json" if folder and memory is None else None, compute)
+    return Tier(tier), rows
 
 
 def own_folder(save: str | os.PathLike[str] | None, op: SymmetricOperator) -> Path | None:
@@ -123,18 +133,13 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = self.folder / "identity.json"
         wanted = json.loads(json.dumps(identity))
-        if stamp.exists():
-            found = json.loads(stamp.read_text())
-            if found != wanted:
-                different = [key for key in wanted if found.get(key) != wanted[key]]
-                raise OperatorError(
-                    f"{self.folder} holds a saved Lanczos run of something else (different: "
-                    f"{', '.join(different)}). Choose another folder, or delete this one."
-                )
-        else:
-            partial = stamp.with_suffix(".tmp")
-            partial.write_text(json.dumps(wanted))
-            partial.replace(stamp)
+        found = remembered(stamp, lambda: wanted)
+        if found != wanted:
+            different = [key for key in wanted if found.get(key) != wanted[key]]
+            raise OperatorError(
+                f"{self.folder} holds a saved Lanczos run of something else (different: "
+                f"{', '.join(different)}). Choose another folder, or delete this one."
+            )
         self._steps = self._recover()
 
     def __len__(self) -> int:
@@ -188,6 +193,12 @@ class Journal:
         return steps
 
     def _write_steps(self, steps: list[Step]) -> None:
-        partial = self.folder / "steps.tmp"
-        partial.write_text("".join(json.dumps(asdict(step)) + "\n" for step in steps))
-        partial.replace(self.folder / "steps.jsonl")
+        text = "".join(json.dumps(asdict(step)) + "\n" for step in steps)
+        _replace(self.folder / "steps.jsonl", text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file at once: a kill leaves the old one or the new one."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text)
+    partial.replace(path)

@@ -18,7 +18,7 @@ from curvlab.core.precision import float64
 from curvlab.spectral import soundness
 from curvlab.spectral.basis import KrylovBasis, Tier, scale
 from curvlab.spectral.brackets import tridiagonal_eigh
-from curvlab.spectral.journal import open_journal, own_folder, saved_tier
+from curvlab.spectral.journal import open_journal, own_folder, saved_room
 from curvlab.spectral.krylov import Krylov, without_two
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
@@ -277,10 +277,13 @@ def lanczos(
     check_order(op, order, "lanczos")
     given = None if start is None else given_start(op, start)
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
-    tier = Memory.of(memory, op.sharding()).tier(op.dim, op.dtype, order, half=given is None)
     folder = own_folder(save, op)
-    if memory is None:
-        tier = saved_tier(folder) or tier  # what is free now may not have been free then
+
+    def room() -> tuple[Tier, int]:
+        share = Memory.of(memory, op.sharding())
+        return share.tier(op.dim, op.dtype, order, half=given is None), order
+
+    tier, _ = saved_room(folder, memory, room)
     soundness.verify(op, key)
     first = random_vector(key, op.dim) if given is None else given
     journal = None

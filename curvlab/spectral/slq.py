@@ -1,11 +1,10 @@
 """Stochastic Lanczos quadrature: the spectral measure from a few random start vectors."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from curvlab.spectral.cost import Stopwatch
 from curvlab.spectral.deflated import Deflated
 from curvlab.spectral.density import SignedLogAxis
 from curvlab.spectral.eigenpairs import Eigenpairs
-from curvlab.spectral.journal import open_journal, own_folder
+from curvlab.spectral.journal import open_journal, own_folder, remembered, saved_room
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.lanczos import Tridiagonal, check_order, given_start, tridiagonal
 from curvlab.spectral.measure import SpectralMeasure
@@ -163,11 +162,12 @@ def slq(
         return _adaptive(target, key, tolerance, measure, noise_floor, memory, folder, tick)
     assert order is not None
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
-    room = _room(target, memory, order, folder, half=given is None)
+    half = given is None
+    tier, _ = saved_room(folder, memory, lambda: _room(target, memory, order, half=half))
     runs: list[Tridiagonal] = []
     extra = 0
     for index in range(vectors):
-        space = _space(target, start_key(key, index), room.tier, folder, index, given)
+        space = _space(target, start_key(key, index), tier, folder, index, given)
         space.extend(order, count)
         run = tridiagonal(space, random=given is None, first=None)
         held = max(held, run.basis.nbytes if run.basis else 0)
@@ -233,9 +233,9 @@ def _adaptive(
 ) -> SpectralMeasure:
     vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
     planned = min(op.dim, PLANNED_STEPS)
-    room = _room(op, memory, planned, save, runs=vectors)
-    spaces = [_space(op, start_key(key, index), room.tier, save, index) for index in range(vectors)]
-    most = min(op.dim, MOST_STEPS, max(planned, room.rows))
+    tier, rows = saved_room(save, memory, lambda: _room(op, memory, planned, runs=vectors))
+    spaces = [_space(op, start_key(key, index), tier, save, index) for index in range(vectors)]
+    most = min(op.dim, MOST_STEPS, max(planned, rows))
     extra = 0
     order, error = 0, None
 
@@ -306,55 +306,26 @@ def _space(
     return Krylov(op, first, tier=tier, journal=open_journal(folder, op, key, tier, start=start))
 
 
-class _Room(NamedTuple):
-    """Where the rows of a basis lie, and how many have room."""
-
-    tier: Tier
-    rows: int
-
-
 def _room(
     op: SymmetricOperator,
     memory: Memory | int | None,
     rows: int,
-    save: Path | None,
     *,
     runs: int = 1,
     half: bool = True,
-) -> _Room:
-    """Return the room for a basis of so many rows, for runs that are alive together.
-
-    With ``save=`` and no budget it is that of the first call: what is free now is something else.
-    """
-    place = None if save is None or memory is not None else save / "room.json"
-    if place is not None and place.exists():
-        tier, most = json.loads(place.read_text())
-        return _Room(Tier(tier), most)
+) -> tuple[Tier, int]:
+    """Return where so many rows lie in each of some runs, and how many have room there."""
     share = Memory.of(memory, op.sharding()).share(runs)
     tier = share.tier(op.dim, op.dtype, rows, half=half)
-    most = op.dim if tier is Tier.NONE else share.rows(op.dim, op.dtype, tier)
-    if place is not None:
-        _write(place, [tier, most])
-    return _Room(tier, most)
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    return tier, op.dim if tier is Tier.NONE else share.rows(op.dim, op.dtype, tier)
 
 
 def _saved_noise_floor(
     op: SymmetricOperator, run: Tridiagonal, key: Array, save: Path | None
 ) -> tuple[float, int]:
     """Measure the noise floor at the end of a run, or take what was measured there before."""
-    if save is None:
-        return measured_noise_floor(op, run, key)
-    path = save / f"noise-floor-{run.order}.json"
-    if not path.exists():
-        _write(path, measured_noise_floor(op, run, key))
-    floor, products = json.loads(path.read_text())
+    path = None if save is None else save / f"noise-floor-{run.order}.json"
+    floor, products = remembered(path, lambda: measured_noise_floor(op, run, key))
     return floor, products
 
 
