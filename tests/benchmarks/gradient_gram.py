@@ -18,7 +18,7 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
     workers = {way: Worker("curvlab", path, bench.environments) for way in ways}
     requests = {way: {"do": "gram", "arguments": {"way": way}} for way in ways}
     try:
-        replies = taking_turns(workers, requests, 2, limit=400, patience=100)
+        replies = taking_turns(workers, requests, 1, limit=400, patience=100)
     finally:
         for worker in workers.values():
             worker.close()

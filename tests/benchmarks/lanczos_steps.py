@@ -23,7 +23,7 @@ def _measure(bench: Bench, name: str, order: int) -> dict[str, Any]:
             "product": {"do": "bare", "repeats": 10},
             "steps": {"do": "steps", "arguments": {"order": order, "seed": 0}},
         }
-        found = taking_turns(dict.fromkeys(requests, worker), requests, rounds=3)
+        found = taking_turns(dict.fromkeys(requests, worker), requests, rounds=2)
         checked = worker.ask("orthogonality")
     if not found["steps"].get("seconds"):
         return {"reason": found["steps"].get("error", "no time was returned")}

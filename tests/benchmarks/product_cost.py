@@ -30,8 +30,7 @@ def ask(bench: Bench) -> None:
 def _measure(bench: Bench, path: Any) -> dict[str, Any]:
     arrays = problems.load(path)
     slow = arrays.spec["kind"] == "resnet18"
-    rounds, repeats = (2, 1) if slow else (4, 3)
-    rounds = 3 if bench.quick else rounds
+    rounds, repeats = (1, 1) if slow else (3, 3)
     found: dict[str, Any] = {"parameters": arrays.dim, "examples": len(arrays.inputs)}
     workers = bench.workers(path, bench.own_products)
     try:
@@ -46,7 +45,7 @@ def _measure(bench: Bench, path: Any) -> dict[str, Any]:
                     requests["curvlab, native operations"] = requests["curvlab"]
                 workers["peak"] = peak_worker
                 requests["peak"] = {"do": "matmul_rate"}
-                replies = taking_turns(workers, requests, rounds, limit=120)
+                replies = taking_turns(workers, requests, rounds, limit=60)
                 rates = replies.pop("peak")
                 del workers["peak"]
                 found.setdefault("peak_flops", []).append(rates.get("value"))

@@ -33,9 +33,10 @@ def _sections(results: dict[str, Any]) -> Iterable[str]:
     for name, found in results.get("product_cost", {}).items():
         yield f"### Products: {name}\n\n" + _products(found, _names(results, name))
     for name, found in results.get("density_time", {}).items():
-        yield f"### Density, one start vector, order {found['order']}: {name}\n\n" + _density(
-            found, _names(results, name)
-        )
+        if "tools" in found:
+            yield f"### Density, one start vector, order {found['order']}: {name}\n\n" + _density(
+                found, _names(results, name)
+            )
     for name, found in results.get("top_eigenvalues", {}).items():
         yield f"### Five largest eigenvalues to 1 %: {name}\n\n" + _top(
             found, _names(results, name)
@@ -85,17 +86,18 @@ def _machine(results: dict[str, Any]) -> str:
 
 
 def _matrix(results: dict[str, Any]) -> str:
-    problems = list(results.get("density_time", {}))
-    tools = list(dict.fromkeys(t for p in problems for t in results["density_time"][p]["tools"]))
+    found = results.get("density_time", {})
+    tools = list(dict.fromkeys(tool for rows in found.values() for tool in rows.get("tools", {})))
     tools += ["arpack", "traceax"]
 
     def cell(tool: str, problem: str) -> str:
-        row = results["density_time"][problem]["tools"].get(tool)
+        row = found[problem].get("tools", {}).get(tool)
         if row is None:
-            return {"arpack": "eigenvalues only", "traceax": "traces only"}.get(tool, "not asked")
+            other = {"arpack": "eigenvalues only", "traceax": "traces only"}
+            return other.get(tool) or found[problem].get("reason", "not asked")
         return row.get("reason") or f"{number(row['seconds'])} s"
 
-    return table(("tool", *problems), [(t, *(cell(t, p) for p in problems)) for t in tools])
+    return table(("tool", *found), [(t, *(cell(t, p) for p in found)) for t in tools])
 
 
 def _products(found: dict[str, Any], named: Callable[[str], str]) -> str:

@@ -82,6 +82,8 @@ def _steps(results: dict[str, Any]) -> Iterator[Target]:
 
 def _density(results: dict[str, Any]) -> Iterator[Target]:
     for name, found in results.get("density_time", {}).items():
+        if "reason" in found:
+            continue
         tools = found["tools"]
         own = tools["curvlab"].get("seconds")
         for tool in PEERS:
@@ -104,6 +106,8 @@ def _density(results: dict[str, Any]) -> Iterator[Target]:
 
 def _top(results: dict[str, Any]) -> Iterator[Target]:
     for name, found in results.get("top_eigenvalues", {}).items():
+        if "reason" in found:
+            continue
         tools = found["tools"]
         own, arpack = tools["curvlab"], tools["arpack"]
         limit = arpack["products"] + 5

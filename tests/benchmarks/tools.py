@@ -24,6 +24,7 @@ class Tool:
         self.arrays = arrays
         self.products = 0
         self.counting = False
+        self.warm: set[str] = set()  # products that have been computed before
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -45,7 +45,7 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
                 arguments = {"count": COUNT, "order": order, "seed": 0}
                 requests[tool] = {"do": "top", "arguments": arguments}
         chosen = {tool: workers[tool] for tool in requests}
-        replies = taking_turns(chosen, requests, 2, limit=300, patience=60)
+        replies = taking_turns(chosen, requests, 2, limit=120, patience=20)
     finally:
         for worker in workers.values():
             worker.close()
@@ -56,7 +56,7 @@ def _measure(bench: Bench, name: str) -> dict[str, Any]:
 def _shortest(worker: Worker, truth: np.ndarray) -> int | str:
     """Return the first order of the ladder that is right, or why there is none."""
     for order in LADDER:
-        reply = worker.ask("top", arguments={"count": COUNT, "order": order, "seed": 0}, limit=60)
+        reply = worker.ask("top", arguments={"count": COUNT, "order": order, "seed": 0}, limit=40)
         if "values" not in reply:
             return f"order {order}: {reply.get('absent') or reply.get('error')}"
         if _errors(reply["values"], truth).max() <= 0.01:
