@@ -12,6 +12,7 @@ from curvlab.curvature.gradient_covariance import GradientSecondMoment as Gradie
 from curvlab.curvature.gram import GradientGram as GradientGram
 from curvlab.curvature.gram import gradient_gram as gradient_gram
 from curvlab.curvature.hessian import Hessian as Hessian
+from curvlab.curvature.kernel_entries import tangent_kernel as tangent_kernel
 from curvlab.curvature.loss_along import LossPlane as LossPlane
 from curvlab.curvature.loss_along import LossSlice as LossSlice
 from curvlab.curvature.loss_along import loss_along as loss_along
@@ -30,4 +31,3 @@ from curvlab.curvature.residual import ResidualCurvature as ResidualCurvature
 from curvlab.curvature.subset_curves import DataCurve as DataCurve
 from curvlab.curvature.subset_curves import data_curve as data_curve
 from curvlab.curvature.tangent_kernel import TangentKernel as TangentKernel
-from curvlab.curvature.tangent_kernel import tangent_kernel as tangent_kernel

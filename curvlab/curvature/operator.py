@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from curvlab.curvature.sentinel import (
     remarks,
 )
 from curvlab.curvature.source import sum_over
+from curvlab.spectral.operator import SymmetricOperator
 
 BLOCK = 4
 """Vectors pushed through one linearisation of streamed data."""
@@ -131,6 +132,19 @@ def _apply_once(
     return _apply(how(params, batch, state), vector, factor, layout)
 
 
+Op = TypeVar("Op", bound=SymmetricOperator)
+
+
+def forgetful_copy(op: Op) -> Op:
+    """Return a copy of an operator without what was computed once and kept."""
+    other = copy.copy(op)
+    for kind in type(op).__mro__:
+        for name, value in vars(kind).items():
+            if isinstance(value, cached_property):
+                vars(other).pop(name, None)
+    return other
+
+
 _operations: dict[Hashable, float] = {}
 
 
@@ -180,11 +194,7 @@ class CurvatureOperator(ParameterOperator):
 
     def _with(self, problem: Problem, chosen: tuple[bool, ...]) -> "CurvatureOperator":
         """Return this matrix, settings and all, of another problem or of other leaves."""
-        other = copy.copy(self)
-        for kind in type(self).__mro__:
-            for name, value in vars(kind).items():
-                if isinstance(value, cached_property):
-                    vars(other).pop(name, None)
+        other = forgetful_copy(self)
         other._set(problem, chosen)
         return other
 

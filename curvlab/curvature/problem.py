@@ -180,9 +180,7 @@ class Problem:
         """Return what is averaged over what, for matrices without penalty or of some leaves."""
         parts = [
             f"mean {self.objective.name} over {self.examples} examples",
-            f"{self.layout.dim} parameters"
-            if block is None
-            else f"{block.dim} of {self.layout.dim} parameters ({_listed(block.names)})",
+            self.describe_parameters(block),
             "no penalty"
             if self.penalty is None
             else "penalty included"
@@ -190,6 +188,12 @@ class Problem:
             else "penalty left out",
         ]
         return ", ".join([*parts, self.data] if self.data else parts)
+
+    def describe_parameters(self, block: TreeLayout | None = None) -> str:
+        """Return how many parameters there are, or which of them a block has."""
+        if block is None:
+            return f"{self.layout.dim} parameters"
+        return f"{block.dim} of {self.layout.dim} parameters ({_listed(block.names)})"
 
     def value(self) -> float:
         """Return the objective; one forward pass."""

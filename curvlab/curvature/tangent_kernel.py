@@ -4,6 +4,7 @@ It is built from the same Jacobian as the Gauss-Newton matrix, multiplied the ot
 the factor of the output Hessian between, the two share their non-zero spectrum.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -13,12 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
-from curvlab.core.errors import OperatorError, ProblemError, UnknownNameError
-from curvlab.core.precision import exact_matmul, float64
+from curvlab.core.errors import ProblemError, UnknownNameError
+from curvlab.core.precision import float64
 from curvlab.curvature.drawn_targets import require_one_output
-from curvlab.curvature.operator import LinearMap
+from curvlab.curvature.layers import layers_of
+from curvlab.curvature.metric import Metric
+from curvlab.curvature.operator import LinearMap, forgetful_copy
 from curvlab.curvature.output_maps import convex_in_outputs, output_hessians, weigh
 from curvlab.curvature.problem import Batch, Objective, Problem
+from curvlab.curvature.selection import choose, merge, part_of, split
 from curvlab.curvature.sentinel import check_problem, computes_in_float64
 from curvlab.objectives import likelihood_of
 from curvlab.spectral.operator import SymmetricOperator
@@ -28,7 +32,7 @@ OUTPUTS = ("full", "gauss_newton", "trace", "logit-sum", "target")
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """The function of parameters whose Jacobian's rows make the kernel; compared by value."""
 
     outputs: str
@@ -58,9 +62,12 @@ class _Rows:
         return roots * jnp.einsum("icd,ic->id", vectors, flat)
 
 
-@partial(jax.jit, static_argnames="rows")
-def _linearise(rows: _Rows, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
-    return jax.linearize(lambda point: rows(point, batch, state), params)[1]
+@partial(jax.jit, static_argnames=("rows", "chosen"))
+def _linearise(
+    rows: Rows, chosen: tuple[bool, ...], params: PyTree, batch: Batch, state: PyTree
+) -> LinearMap:
+    free, fixed = split(params, chosen)
+    return jax.linearize(lambda point: rows(merge(point, fixed), batch, state), free)[1]
 
 
 @jax.jit
@@ -73,38 +80,15 @@ def _push(forward: LinearMap, tangent: PyTree) -> Array:
     return forward(tangent)
 
 
-@partial(jax.jit, static_argnames="rows")
-def _jacobian(rows: _Rows, params: PyTree, batch: Batch, state: PyTree) -> PyTree:
-    """Return leaves of shape (examples, rows of an example, entries)."""
-
-    def one(inputs: PyTree, targets: PyTree, weight: Array) -> PyTree:
-        single = Batch(inputs, targets, weight)
-        return jax.jacrev(lambda point: rows(point, single, state)[0])(params)
-
-    parts = (batch.inputs, batch.targets, batch.weights)
-    gradients = jax.vmap(one)(*jax.tree.map(lambda leaf: leaf[:, None], parts))
-    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:2], -1), gradients)
-
-
-@partial(jax.jit, static_argnames="traced")
-def _gram(left: PyTree, right: PyTree, traced: bool) -> Array:
-    formula = "acp,bcp->ab" if traced else "acp,bdp->acbd"
-    parts = [
-        jnp.einsum(formula, a, b)
-        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    ]
-    total = sum(parts[1:], parts[0])
-    return total if traced else total.reshape(total.shape[0] * total.shape[1], -1)
-
-
 class TangentKernel(SymmetricOperator):
     """``K = J Jᵀ`` with ``J`` the Jacobian of outputs in the parameters; positive semidefinite.
 
     Parameters
     ----------
     problem
-        The prediction, the parameters and the examples, which must be in memory. Rows are in the
-        order of the data.
+        The prediction, the parameters and the examples. Rows are in the order of the data, which
+        must be in memory: every vector has an entry for each of them, and streams promise no
+        order.
     outputs
         Which outputs make the rows. None of the last three is comparable with the Gauss-Newton
         matrix.
@@ -139,6 +123,10 @@ class TangentKernel(SymmetricOperator):
     A product is one transposed Jacobian product and one Jacobian product, about one gradient;
     ``"trace"`` takes as many as there are outputs. Example weights enter ``"gauss_newton"`` only.
 
+    :meth:`block` and :meth:`in_metric` change the parameters that ``J`` has columns for, not the
+    rows of the matrix: what they leave shares its spectrum with the Gauss-Newton matrix as above if
+    the same is done to that.
+
     References
     ----------
     Jacot, Gabriel and Hongler 2018, *Neural tangent kernel*.
@@ -168,34 +156,101 @@ class TangentKernel(SymmetricOperator):
         self.outputs: str = outputs
         rows = 1 if outputs == "trace" else self.columns
         super().__init__(
-            problem.examples * rows,
-            problem.layout.dtype,
-            f"tangent kernel ({self._formula(shape)}) of {problem.examples} examples, "
-            f"{problem.layout.dim} parameters{', ' if problem.data else ''}{problem.data}",
-            positive_semidefinite=True,
+            problem.examples * rows, problem.layout.dtype, "", positive_semidefinite=True
         )
-
-    def _formula(self, shape: tuple[int, ...]) -> str:
-        loss = self.problem.objective.name
-        return {
+        self.formula = {
             "full": f"J J^T over {int(np.prod(shape))} outputs, not normalised",
-            "gauss_newton": f"L^T J J^T L of mean {loss}",
+            "gauss_newton": f"L^T J J^T L of mean {problem.objective.name}",
             "trace": f"sum over {int(np.prod(shape))} outputs, not normalised",
             "logit-sum": "gradients of the sum of outputs, not normalised",
             "target": "gradients of the target's output, not normalised",
-        }[self.outputs]
+        }[outputs]
+        """Which inner products of which rows."""
+        self._set(problem, (True,) * len(problem.layout.names), ())
+
+    def _set(self, problem: Problem, chosen: tuple[bool, ...], metrics: tuple[Metric, ...]) -> None:
+        """Make this the kernel of ``problem`` in the chosen leaves, in all of the metrics."""
+        self.problem = problem
+        self._chosen = chosen
+        self._part = part_of(problem.layout, chosen)
+        self.metrics = metrics
+        self.dtype = self._part.dtype
+        parts = [
+            f"tangent kernel ({self.formula}) of {problem.examples} examples",
+            problem.describe_parameters(None if all(chosen) else self._part),
+            *([problem.data] if problem.data else []),
+            *(f"in the {metric.name}" for metric in metrics),
+        ]
+        self.estimand = ", ".join(parts)
+
+    def _with(
+        self, problem: Problem, chosen: tuple[bool, ...], metrics: tuple[Metric, ...]
+    ) -> "TangentKernel":
+        other = forgetful_copy(self)
+        other._set(problem, chosen, metrics)
+        return other
 
     @property
-    def rows(self) -> _Rows:
+    def layers(self) -> tuple[str, ...]:
+        """Paths of the layers that ``J`` has columns for, from the input to the output."""
+        return layers_of(self.problem, self._chosen)
+
+    def block(self, paths: str | Iterable[str] = (), *, last: int | None = None) -> "TangentKernel":
+        """Return ``J_b J_bᵀ`` with the Jacobian in some parameters; the others are constants.
+
+        The kernels of all layers sum to the whole.
+
+        Parameters
+        ----------
+        paths, last
+            As for :meth:`CurvatureOperator.block`.
+
+        Raises
+        ------
+        OperatorError
+            If neither or both are given, or there are fewer layers.
+        UnknownNameError
+            If no parameter has such a path.
+        """
+        inside = choose(self._part.names, self.layers, paths, last)
+        names = self.problem.layout.names
+        return self._with(self.problem, tuple(name in inside for name in names), self.metrics)
+
+    def in_metric(self, metric: Metric) -> "TangentKernel":
+        """Return ``J P⁻¹ Jᵀ``: the kernel of the parameters in which ``P`` is the identity.
+
+        It describes steps ``-η P⁻¹ g`` in the space of outputs.
+
+        Raises
+        ------
+        OperatorError
+            If the metric has no positive entry for some parameter, or another shape.
+        """
+        metric.inverse_root(self._part.names, self._part.shapes)  # refuses one that does not fit
+        return self._with(self.problem, self._chosen, (*self.metrics, metric))
+
+    @property
+    def rows(self) -> Rows:
         """The function whose Jacobian makes the kernel."""
-        return _Rows(self.outputs, self.problem.objective)
+        return Rows(self.outputs, self.problem.objective)
 
     @cached_property
     def _maps(self) -> tuple[LinearMap, ...]:
         problem, rows = self.problem, self.rows
         return tuple(
-            _linearise(rows, problem.params, batch, problem.state) for batch in problem.batches()
+            _linearise(rows, self._chosen, problem.params, batch, problem.state)
+            for batch in problem.batches()
         )
+
+    @cached_property
+    def _inverse_metric(self) -> Array | None:
+        """The diagonal of ``P⁻¹``, with several metrics that of their product."""
+        if not self.metrics:
+            return None
+        names, shapes = self._part.names, self._part.shapes
+        roots = [metric.inverse_root(names, shapes) for metric in self.metrics]
+        with self.precision():
+            return jnp.asarray(np.prod(roots, axis=0) ** 2, self.dtype)
 
     @property
     def scale(self) -> float:
@@ -212,13 +267,15 @@ class TangentKernel(SymmetricOperator):
         return total
 
     def _gram(self, cotangent: Float[Array, "examples _"]) -> Float[Array, "examples _"]:
-        """Return ``J Jᵀ u`` over all batches."""
-        params, tangent, start = self.problem.params, None, 0
+        """Return ``J P⁻¹ Jᵀ u`` over all batches."""
+        free, tangent, start = split(self.problem.params, self._chosen)[0], None, 0
         for forward, batch in zip(self._maps, self.problem.batches(), strict=True):
             end = start + batch.weights.size
-            part = _pull(forward, params, cotangent[start:end])
+            part = _pull(forward, free, cotangent[start:end])
             tangent = part if tangent is None else jax.tree.map(jnp.add, tangent, part)
             start = end
+        if self._inverse_metric is not None:
+            tangent = self._part.unravel(self._inverse_metric * self._part.ravel(tangent))
         return jnp.concatenate([_push(forward, tangent) for forward in self._maps])
 
     @override
@@ -234,7 +291,7 @@ class TangentKernel(SymmetricOperator):
             promoted = self.problem.promoted()
             if not computes_in_float64(promoted):
                 return None
-            return TangentKernel(promoted, outputs=self.outputs)
+            return self._with(promoted, self._chosen, self.metrics)
 
 
 def _check_targets(problem: Problem, outputs: int) -> None:
@@ -253,59 +310,3 @@ def _check_targets(problem: Problem, outputs: int) -> None:
                 f"tangent_kernel(outputs='target') found targets from {low} to {high}, but the "
                 f"network has {outputs} outputs. Give targets from 0 to {outputs - 1}."
             )
-
-
-def tangent_kernel(
-    problem: Problem, *, outputs: str = "full", memory: int = 2**30
-) -> Float[np.ndarray, "rows rows"]:
-    """Return the entries of a tangent kernel.
-
-    Parameters
-    ----------
-    problem, outputs
-        As for :class:`TangentKernel`.
-    memory
-        Bytes for two blocks of output gradients; with fewer bytes gradients are computed again.
-
-    Returns
-    -------
-    The symmetric matrix on the host, ``nC`` or ``n`` rows in the order of the data, not normalised
-    (``"gauss_newton"``: divided by the total weight). Cost: one backward pass over the data for
-    each output, times half the number of blocks.
-
-    Raises
-    ------
-    OperatorError
-        If the output gradients of two examples do not fit in ``memory``.
-    """
-    kernel = TangentKernel(problem, outputs=outputs)
-    columns = kernel.columns
-    each = columns * problem.layout.dim * problem.layout.dtype.itemsize
-    size = memory // (2 * each)
-    if size < 1:
-        raise OperatorError(
-            f"tangent_kernel(memory={memory}) cannot hold the output gradients of two examples, "
-            f"{2 * each} bytes. Allow more, or use TangentKernel, whose products need none of them."
-        )
-    whole = problem.together()
-    cuts = [slice(start, start + size) for start in range(0, problem.examples, size)]
-    rows, per_example = kernel.rows, kernel.dim // problem.examples
-    entries = np.empty((kernel.dim, kernel.dim), kernel.dtype)
-
-    def gradients(cut: slice) -> PyTree:
-        part: Batch = jax.tree.map(lambda leaf: leaf[cut], whole)
-        return _jacobian(rows, problem.params, part, problem.state)
-
-    with problem.precision(), exact_matmul():
-        for index, left in enumerate(cuts):
-            first = gradients(left)
-            for right in cuts[index:]:
-                second = first if right is left else gradients(right)
-                block = np.asarray(_gram(first, second, outputs == "trace"))
-                above, below = (
-                    slice(cut.start * per_example, min(cut.stop, problem.examples) * per_example)
-                    for cut in (left, right)
-                )
-                entries[above, below] = block
-                entries[below, above] = block.T
-    return (entries + entries.T) / 2 * kernel.scale

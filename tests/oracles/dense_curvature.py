@@ -131,9 +131,9 @@ class Oracle:
             total += np.einsum("i,ip,iq->pq", SHARES, gradients, gradients)
         return total / np.shape(labels)[1]
 
-    def kernel(self, outputs):
-        """Tangent kernel from the explicit Jacobian."""
-        j = self.jacobian
+    def kernel(self, outputs, scales: Any = 1.0):
+        """Tangent kernel from the explicit Jacobian, its columns multiplied by scales."""
+        j = self.jacobian * scales
         if outputs == "full":
             flat = j.reshape(-1, self.dim)
             return flat @ flat.T
