@@ -110,12 +110,12 @@ class Spectrum(Diagnostic):
         """Measure one matrix."""
         self.products(operator.dim)
         key = jax.random.key(self.seed)
+        known = soundness.verify(operator, key)
         runs = [
             lanczos(operator, start_key(key, index), order=self.order)
             for index in range(self.vectors)
         ]
-        notes = soundness.verify(operator, key).notes  # known from the runs by now
-        floor, spent = measured_noise_floor(operator, runs[0], key)
+        floor, spent, references = measured_noise_floor(operator, runs[0], key)
         measure = SpectralMeasure.from_lanczos(
             runs,
             dim=operator.dim,
@@ -151,10 +151,11 @@ class Spectrum(Diagnostic):
             "negative_floor": ((), threshold),
             "order": ((), self.order),
         }
-        dataset = xr.Dataset(data, {"pair": pair_names(self.largest, self.smallest)})
+        beside = {"checks": known.products, "references": references}  # as in Cost
+        dataset = xr.Dataset(data, {"pair": pair_names(self.largest, self.smallest)}, beside)
         for name in ("nodes", "eigenvalue", "trace", "negative_fraction"):
             dataset[name].attrs["estimand"] = operator.estimand
-            dataset[name].attrs["notes"] = "\n".join(notes)
+            dataset[name].attrs["notes"] = "\n".join(known.notes)
         return dataset.rename({name: f"{self.operator}_{name}" for name in dataset.data_vars})
 
 

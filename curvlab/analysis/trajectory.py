@@ -212,6 +212,7 @@ def _measure(
         for name, dims in _ARRAYS.items()
     }
     data["products"] = ((), float(pairs.matvecs + measure.matvecs + fresh.matvecs))
+    costs = [part.cost for part in (pairs, measure, fresh) if part.cost]
     described = {
         field.name: getattr(pairs, field.name)
         for field in fields(Eigenpairs)
@@ -229,6 +230,8 @@ def _measure(
         step=entry.step,
         task=-1 if entry.task is None else entry.task,
         checkpoint=entry.digest,
+        checks=sum(cost.checks for cost in costs),
+        references=sum(cost.references for cost in costs),
         pairs=described,
         measure=dict(measure.to_dataset().attrs),
         fresh=dict(fresh.to_dataset().attrs),

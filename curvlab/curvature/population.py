@@ -24,9 +24,9 @@ from curvlab.curvature.gradient_covariance import GradientCovariance
 from curvlab.curvature.operator import CurvatureOperator, Linearisation
 from curvlab.curvature.problem import Batch
 from curvlab.curvature.selection import merge, split
-from curvlab.spectral.complement import known_noise
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.work import Work
 
 FEWEST = 8
 """Blocks below which no interval is given: too few to know their own scatter."""
@@ -178,7 +178,8 @@ def population_trace(
         raise OperatorError(f"population_trace(vectors={vectors}) has no vector. Use 1 or more.")
     total = op.problem.examples
     members = _members(op, blocks, np.arange(total) * min(RUNS, total) // total)
-    noise, spent = known_noise(op, key, noise_floor)
+    work = Work(op)
+    noise = work.noise_floor(key, noise_floor)
     sums, weights = np.zeros((2, members.max() + 1))
     start, exact = 0, vectors >= op.dim
     count = op.dim if exact else vectors
@@ -216,7 +217,7 @@ def population_trace(
         slack=op.dim * noise,
         level=level,
         vectors=0 if exact else count * int((weights > 0).sum()),
-        matvecs=spent + count,
+        matvecs=work.products + count,
         what="trace",
         units="blocks",
         matrix=op.estimand,

@@ -13,9 +13,16 @@ class Cost:
     Attributes
     ----------
     products
-        Operator products.
+        Operator products for the estimate, those of the noise floor included; what estimates of one
+        operator are compared by.
+    checks
+        Further products with which the operator was checked beforehand (:func:`check`): none where
+        its program had passed before. What they are compared with (a few gradients; a product of
+        each part, for combinations and metrics) is in the seconds alone.
+    references
+        Products of the reference, in float64 or another order, for the noise floor.
     gradients
-        The same in gradients of the data, by counted operations; NaN where the operator is no
+        ``products`` in gradients of the data, by counted operations; NaN where the operator is no
         derivative.
     seconds
         Wall time, compilation included.
@@ -24,15 +31,17 @@ class Cost:
     """
 
     products: int
+    checks: int
+    references: int
     gradients: float
     seconds: float
     bytes: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.products} products ({self.gradients:.0f} gradients), {self.seconds:.1f} s, "
-            f"{self.bytes / 2**20:.0f} MiB of basis"
-        )
+        counts = [f"{self.products} products ({self.gradients:.0f} gradients)"]
+        counts += [f"{self.checks} of the check"] if self.checks else []
+        counts += [f"{self.references} of the reference"] if self.references else []
+        return f"{' + '.join(counts)}, {self.seconds:.1f} s, {self.bytes / 2**20:.0f} MiB of basis"
 
 
 class Stopwatch:
@@ -41,7 +50,10 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
-    def cost(self, op: SymmetricOperator, products: int, nbytes: int) -> Cost:
+    def cost(
+        self, op: SymmetricOperator, products: int, nbytes: int, *, checks: int, references: int
+    ) -> Cost:
         """Return what was spent since then."""
         seconds = time.perf_counter() - self._start
-        return Cost(products, products * op.gradients_per_product(), seconds, nbytes)
+        gradients = products * op.gradients_per_product()
+        return Cost(products, checks, references, gradients, seconds, nbytes)

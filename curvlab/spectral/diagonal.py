@@ -1,6 +1,6 @@
 """Diagonal of an operator: an exact low-rank part and random signs for what is left."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -9,16 +9,14 @@ from jaxtyping import Array, Float
 
 from curvlab.spectral.complement import (
     SAMPLE,
-    blocks,
     check_vectors,
     deflation,
-    exact_diagonal,
     gaussian_rows,
-    known_noise,
-    product_rows,
 )
+from curvlab.spectral.cost import Cost
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.work import Work, blocks
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class DiagonalEstimate:
         Operator products spent.
     estimand
         The matrix.
+    cost
+        What was spent; not part of comparisons.
     """
 
     value: Float[np.ndarray, " dim"]
@@ -52,6 +52,7 @@ class DiagonalEstimate:
     vectors: int
     matvecs: int
     estimand: str
+    cost: Cost | None = field(default=None, compare=False)
 
 
 def diagonal(
@@ -105,26 +106,32 @@ def diagonal(
     Baston and Nakatsukasa 2022, *Stochastic diagonal estimation*.
     """
     check_vectors(vectors, "diagonal")
-    noise_floor, spent = known_noise(op, key, noise_floor)
+    work = Work(op)
+    noise_floor = work.noise_floor(key, noise_floor)
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
-        entries = exact_diagonal(op)
+        entries = work.exact_diagonal()
         low, high = entries - noise_floor, entries + noise_floor
         nothing = np.zeros(op.dim)
         return DiagonalEstimate(
-            entries, nothing, low, high, level, "exact", 0, spent + op.dim, op.estimand
+            entries,
+            nothing,
+            low,
+            high,
+            level,
+            "exact",
+            0,
+            work.products,
+            f"diagonal; {op.estimand}",
+            work.cost(),
         )
-    subspace = deflation(op, key, sketch=sketch, deflate=deflate)
-    spent += subspace.matvecs + vectors
-    images = subspace.images
-    if images is None:
-        images = product_rows(op, subspace.basis)
-        spent += rank
+    subspace = deflation(work, key, sketch=sketch, deflate=deflate)
+    images = work.rows(subspace.basis) if subspace.images is None else subspace.images
     mean, squares = np.zeros(op.dim), np.zeros(op.dim)
     for start, count in blocks(0, vectors, op.dim):
         normals = gaussian_rows(jax.random.fold_in(key, SAMPLE), start, count, op.dim)
         for done, row in enumerate(np.where(normals < 0, -1.0, 1.0), start + 1):
-            image = product_rows(op, row[None])[0] - (images @ row) @ subspace.basis
+            image = work.rows(row[None])[0] - (images @ row) @ subspace.basis
             step = row * image - mean
             mean += step / done
             squares += step * (row * image - mean)
@@ -141,6 +148,7 @@ def diagonal(
         level,
         "student-t",
         vectors,
-        spent,
+        work.products,
         f"diagonal; {op.estimand}",
+        work.cost(),
     )

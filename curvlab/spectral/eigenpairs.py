@@ -269,7 +269,7 @@ def eigenpairs(
     folder = own_folder(save, op)
     # Before any product: it refuses a budget that is too small.
     room = saved_room(folder, memory, lambda: plan(op, largest + smallest, order, memory))
-    notes = soundness.verify(op, key).notes
+    known = soundness.verify(op, key)
     wanted = (largest, smallest)
     if krylov is not None:
         found = pairs_of(op, krylov, wanted)
@@ -295,10 +295,10 @@ def eigenpairs(
     miss = np.full(2, np.nan)
     if verify:
         found, miss = verified(op, key, found, wanted, verify, memory)
-    spent = found.matvecs
+    spent, references = found.matvecs, 0
     if noise_floor is None:
         ends = found.vectors[[0, -1]][: len(found.values)]
-        noise_floor, products = noise_floor_at(op, ends, key)
+        noise_floor, products, references = noise_floor_at(op, ends, key)
         spent += products
     values, vectors = found.values, found.vectors
     differences = values[:, None] * vectors
@@ -335,10 +335,10 @@ def eigenpairs(
         matvecs=spent,
         estimand=op.estimand,
         layout=getattr(op, "layout", None),
-        notes=notes,
+        notes=known.notes,
         tier=found.tier,
         orthogonality=found.orthogonality,
-        cost=watch.cost(op, spent, found.nbytes),
+        cost=watch.cost(op, spent, found.nbytes, checks=known.products, references=references),
     )
 
 

@@ -1,9 +1,11 @@
 """What every estimator returns: a number that says how it arose and how far it can be trusted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
+
+from curvlab.spectral.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Estimate:
         Operator products spent.
     estimand
         What was estimated: matrix, loss, data and functional.
+    cost
+        What was spent, from estimators that make products of their own; not part of comparisons.
     """
 
     value: float
@@ -47,6 +51,7 @@ class Estimate:
     bracket_high: float
     matvecs: int
     estimand: str
+    cost: Cost | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"

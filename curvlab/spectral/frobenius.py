@@ -7,17 +7,14 @@ from jaxtyping import Array, Float
 from curvlab.spectral.complement import (
     SAMPLE,
     Deflation,
-    blocks,
     check_vectors,
     deflation,
-    known_noise,
-    product_rows,
-    unit_products,
 )
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import student_margin
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.work import Work, blocks
 
 
 def frobenius_norm(
@@ -65,17 +62,29 @@ def frobenius_norm(
         product is not finite.
     """
     check_vectors(vectors, "frobenius_norm")
-    noise_floor, spent = known_noise(op, key, noise_floor)
+    work = Work(op)
+    noise_floor = work.noise_floor(key, noise_floor)
     slack, estimand = op.dim**0.5 * noise_floor, f"Frobenius norm; {op.estimand}"
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
-        value = sum(float((columns**2).sum()) for _, columns in unit_products(op)) ** 0.5
+        value = sum(float((columns**2).sum()) for _, columns in work.columns()) ** 0.5
         low, high = max(value - slack, 0.0), value + slack
         return Estimate(
-            value, 0.0, low, high, level, "exact", 0, value, value, spent + op.dim, estimand
+            value,
+            0.0,
+            low,
+            high,
+            level,
+            "exact",
+            0,
+            value,
+            value,
+            work.products,
+            estimand,
+            work.cost(),
         )
-    subspace = deflation(op, key, sketch=sketch, deflate=deflate)
-    forms = _forms(op, key, subspace, vectors)
+    subspace = deflation(work, key, sketch=sketch, deflate=deflate)
+    forms = _forms(work, key, subspace, vectors)
     square = subspace.square + float(forms.mean())
     margin = student_margin(forms, level)
     value = square**0.5
@@ -90,16 +99,17 @@ def frobenius_norm(
         vectors,
         value,
         value,
-        spent + subspace.matvecs + vectors,
+        work.products,
         estimand,
+        work.cost(),
     )
 
 
 def _forms(
-    op: SymmetricOperator, key: Array, subspace: Deflation, vectors: int
+    work: Work, key: Array, subspace: Deflation, vectors: int
 ) -> Float[np.ndarray, " vectors"]:
     forms = np.zeros(vectors)
-    for start, count in blocks(0, vectors, op.dim):
+    for start, count in blocks(0, vectors, work.op.dim):
         rows = subspace.unit_rows(jax.random.fold_in(key, SAMPLE), start, count)
-        forms[start : start + count] = (product_rows(op, rows) ** 2).sum(1)
+        forms[start : start + count] = (work.rows(rows) ** 2).sum(1)
     return subspace.rest * forms

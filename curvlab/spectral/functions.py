@@ -258,4 +258,5 @@ def _total(
         most,
         measure.matvecs,
         f"{what}; {measure.estimand}",
+        measure.cost,
     )

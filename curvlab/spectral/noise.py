@@ -19,10 +19,17 @@ POWER_STEPS = 3
 """Products that turn a random vector towards the outliers where no Ritz vector is at hand."""
 
 
-def measured_noise_floor(op: SymmetricOperator, run: Tridiagonal, key: Array) -> tuple[float, int]:
+def of_reference(op: SymmetricOperator, products: int) -> int:
+    """Return how many products of its reference go with some of an operator's: as many, or none."""
+    return 0 if op.reference() is None else products
+
+
+def measured_noise_floor(
+    op: SymmetricOperator, run: Tridiagonal, key: Array
+) -> tuple[float, int, int]:
     """Measure ``η`` over two random directions and the extreme Ritz vectors of a Lanczos run.
 
-    Returns the noise floor and the products spent (without those of the reference).
+    Returns the noise floor, the products spent and those of the reference.
 
     Random directions hardly touch the outliers, whose rounding error is the largest: the extreme
     Ritz vectors do. Where the run has no stored basis, a few steps of power iteration take their
@@ -41,13 +48,14 @@ def measured_noise_floor(op: SymmetricOperator, run: Tridiagonal, key: Array) ->
             break
         vector = vector / length
     found = vector[None] if np.linalg.norm(vector) else vector[None][:0]
-    floor, spent = noise_floor_at(op, found, key)
-    return floor, spent + steps
+    floor, spent, references = noise_floor_at(op, found, key)
+    return floor, spent + steps, references
 
 
 def noise_floor_at(
     op: SymmetricOperator, vectors: Float[Any, "vectors dim"], key: Array
-) -> tuple[float, int]:
-    """Measure ``η`` over two random directions and the given ones; return it and the products."""
+) -> tuple[float, int, int]:
+    """Measure ``η`` over two random directions and the given ones; also return the products."""
     floor = op.noise_floor(jax.random.fold_in(key, 0x5EED), vectors=vectors, directions=DIRECTIONS)
-    return floor, DIRECTIONS + len(vectors)
+    products = DIRECTIONS + len(vectors)
+    return floor, products, of_reference(op, products)

@@ -128,7 +128,7 @@ def slq(
         atoms, coupling = deflate.values[chosen], deflate.coupling(chosen)
         target = Deflated(op, deflate.vectors[chosen])
         noise_floor = deflate.noise_floor if noise_floor is None else noise_floor
-    spent = held = 0
+    spent = held = references = 0
 
     def count(_: Any) -> None:
         nonlocal spent
@@ -137,7 +137,7 @@ def slq(
             tick(Progress(spent, order * vectors))
 
     def measure(
-        runs: list[Tridiagonal], floor: float, extra: int, *, final: bool = True
+        runs: list[Tridiagonal], floor: float, extra: int, references: int, *, final: bool = True
     ) -> SpectralMeasure:
         nonlocal held
         products = sum(run.matvecs for run in runs) + extra
@@ -152,13 +152,14 @@ def slq(
             coupling=coupling,
             final=final,
         )
-        return replace(found, notes=notes, cost=watch.cost(op, products, held))
+        cost = watch.cost(op, products, held, checks=known.products, references=references)
+        return replace(found, notes=known.notes, cost=cost)
 
-    notes = soundness.verify(op, key).notes
+    known = soundness.verify(op, key)
     if tolerance is not None:
         if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
             # It costs less than what the target would take.
-            return _exact(op, key, noise_floor, notes, watch)
+            return _exact(op, key, noise_floor, known, watch)
         return _adaptive(target, key, tolerance, measure, noise_floor, memory, folder, tick)
     assert order is not None
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
@@ -173,11 +174,11 @@ def slq(
         held = max(held, run.basis.nbytes if run.basis else 0)
         # Only the first one's extreme Ritz vectors are used again, for the noise floor.
         if index == 0 and noise_floor is None:
-            noise_floor, extra = _saved_noise_floor(op, run, key, folder)
+            noise_floor, extra, references = _saved_noise_floor(op, run, key, folder)
         runs.append(run.released())
         del space, run  # and the basis with them, before the next one is begun
     assert noise_floor is not None
-    return measure(runs, noise_floor, extra)
+    return measure(runs, noise_floor, extra, references)
 
 
 def start_key(key: Array, index: int) -> Array:
@@ -236,7 +237,7 @@ def _adaptive(
     tier, rows = saved_room(save, memory, lambda: _room(op, memory, planned, runs=vectors))
     spaces = [_space(op, start_key(key, index), tier, save, index) for index in range(vectors)]
     most = min(op.dim, MOST_STEPS, max(planned, rows))
-    extra = 0
+    extra = references = 0
     order, error = 0, None
 
     def count(_: int) -> None:
@@ -251,14 +252,14 @@ def _adaptive(
         runs = [tridiagonal(space, random=True, first=None) for space in spaces]
         ended = order == most or all(space.exhausted for space in spaces)
         # One vector tells how far the quadrature is; all are looked at once it is far enough.
-        first = measure(runs[:1], noise_floor or 0.0, extra, final=False)
+        first = measure(runs[:1], noise_floor or 0.0, extra, references, final=False)
         error = _bracket_error(first)
         count(order)
         if not ended and error > (1 - RANDOM_SHARE) * tolerance:
             continue
         if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
-            noise_floor, extra = _saved_noise_floor(op, runs[0], key, save)
-        found = measure(runs, noise_floor, extra)
+            noise_floor, extra, references = _saved_noise_floor(op, runs[0], key, save)
+        found = measure(runs, noise_floor, extra, references)
         error = mean_error(found)
         if error <= tolerance:
             return found
@@ -271,20 +272,20 @@ def _exact(
     op: SymmetricOperator,
     key: Array,
     noise_floor: float | None,
-    notes: tuple[str, ...],
+    known: soundness.Soundness,
     watch: Stopwatch,
 ) -> SpectralMeasure:
     dense = op.to_dense().astype(np.float64)
     values = np.linalg.eigvalsh(dense)
-    spent = op.dim
+    spent, references = op.dim, 0
     if noise_floor is None:
-        noise_floor, products = noise_floor_at(op, np.zeros((0, op.dim)), key)
+        noise_floor, products, references = noise_floor_at(op, np.zeros((0, op.dim)), key)
         spent += products
     # Columns are wrong by η each, the matrix by at most √n η.
     floor = op.dim**0.5 * noise_floor
     found = SpectralMeasure.from_eigenvalues(values, noise_floor=floor, estimand=op.estimand)
-    cost = watch.cost(op, spent, 8 * dense.size)
-    return replace(found, notes=notes, matvecs=spent, cost=cost)
+    cost = watch.cost(op, spent, 8 * dense.size, checks=known.products, references=references)
+    return replace(found, notes=known.notes, matvecs=spent, cost=cost)
 
 
 def _space(
@@ -322,11 +323,11 @@ def _room(
 
 def _saved_noise_floor(
     op: SymmetricOperator, run: Tridiagonal, key: Array, save: Path | None
-) -> tuple[float, int]:
+) -> tuple[float, int, int]:
     """Measure the noise floor at the end of a run, or take what was measured there before."""
     path = None if save is None else save / f"noise-floor-{run.order}.json"
-    floor, products = remembered(path, lambda: measured_noise_floor(op, run, key))
-    return floor, products
+    floor, products, references = remembered(path, lambda: measured_noise_floor(op, run, key))
+    return floor, products, references
 
 
 def _check(

@@ -45,7 +45,9 @@ class Soundness:
     notes
         What does not forbid a spectrum, but belongs beside it.
     products
-        Products spent.
+        Products spent; none by :func:`verify` on what passed before.
+    references
+        Products of the reference spent.
     noise_floor
         Error of the products in units of an eigenvalue: that of linearity by :func:`verify`, and by
         :func:`check` at least ``η`` over random directions.
@@ -57,12 +59,13 @@ class Soundness:
     notes: tuple[str, ...]
     products: int
     noise_floor: float
+    references: int = 0
 
     def __str__(self) -> str:
         lines = [
             self.estimand,
             f"  finite, linear to {self.rounding:.1e}, symmetric to {self.asymmetry:.1e}"
-            f" ({self.products} products)",
+            f" ({self.products} products, {self.references} of the reference)",
             f"  noise floor {self.noise_floor:.1e} over random directions",
         ]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -99,9 +102,10 @@ def verify(op: SymmetricOperator, key: Array) -> Soundness:
     program = op.program()
     if program is not None and program in _programs:
         return _programs[program]
-    found = _instances[op] = _verify(op, key)
+    found = _verify(op, key)
+    known = _instances[op] = replace(found, products=0)
     if program is not None:
-        _programs[program] = found
+        _programs[program] = known
     return found
 
 
@@ -127,15 +131,20 @@ def check(op: SymmetricOperator, key: Array) -> Soundness:
     """
     found = _verify(op, key)  # of this operator, whatever is known of its program
     floor = max(found.noise_floor, op.noise_floor(jax.random.fold_in(key, 2)))
-    notes = found.notes
-    if op.reference() is None:
+    notes, reference = found.notes, op.reference()
+    if reference is None:
         notes = (
             *notes,
             "the operator has no reference in higher precision; the noise floor assumes products "
             "exact to rounding",
         )
     return replace(
-        found, estimand=op.estimand, noise_floor=floor, notes=notes, products=found.products + 2
+        found,
+        estimand=op.estimand,
+        noise_floor=floor,
+        notes=notes,
+        products=found.products + 2,
+        references=0 if reference is None else 2,
     )
 
 

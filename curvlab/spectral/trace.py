@@ -10,17 +10,14 @@ from jaxtyping import Array, Float
 from curvlab.spectral.complement import (
     SAMPLE,
     Deflation,
-    blocks,
     check_vectors,
     deflation,
-    exact_diagonal,
-    known_noise,
-    product_rows,
 )
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import form_margin, planned_vectors
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.work import Work, blocks
 
 
 def trace(
@@ -88,16 +85,14 @@ def trace(
     a linear hypothesis whose power is independent of the variance*.
     """
     check_vectors(vectors, "trace")
-    noise_floor, spent = known_noise(op, key, noise_floor, deflate)
-    estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
+    work = Work(op)
+    noise_floor = work.noise_floor(key, noise_floor, deflate)
+    slack = op.dim * noise_floor
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
-        return exact_estimate(
-            float(exact_diagonal(op).sum()), slack, level, spent + op.dim, estimand
-        )
-    subspace = deflation(op, key, sketch=sketch, deflate=deflate)
-    spent += subspace.matvecs + vectors
-    forms, variances = _forms(op, key, subspace, 0, vectors)
+        return exact_trace(work, slack, level)
+    subspace = deflation(work, key, sketch=sketch, deflate=deflate)
+    forms, variances = _forms(work, key, subspace, 0, vectors)
     margin = form_margin(variances, level)
     method = "normal"
     if tolerance is not None:
@@ -105,12 +100,10 @@ def trace(
         planned, margin = planned_vectors(
             variances, max(target - slack, target / 2), level, most=max_vectors
         )
-        if spent + planned - vectors >= op.dim:
-            total = float(exact_diagonal(op).sum())
-            return exact_estimate(total, slack, level, spent + op.dim, estimand)
-        more, _ = _forms(op, key, subspace, vectors, planned)
+        if work.products + planned - vectors >= op.dim:
+            return exact_trace(work, slack, level)
+        more, _ = _forms(work, key, subspace, vectors, planned)
         forms, method = np.append(forms, more), "two-stage"
-        spent += planned - vectors
     value = subspace.trace + float(forms.mean())
     return Estimate(
         value,
@@ -122,28 +115,40 @@ def trace(
         len(forms),
         value,
         value,
-        spent,
-        estimand,
+        work.products,
+        f"trace; {op.estimand}",
+        work.cost(),
     )
 
 
-def exact_estimate(
-    value: float, slack: float, level: float, matvecs: int, estimand: str
-) -> Estimate:
-    """Return an estimate that only the noise of the products makes uncertain."""
-    low, high = value - slack, value + slack
-    return Estimate(value, 0.0, low, high, level, "exact", 0, value, value, matvecs, estimand)
+def exact_trace(work: Work, slack: float, level: float) -> Estimate:
+    """Sum all diagonal entries: only the noise of the products makes the trace uncertain."""
+    value = float(work.exact_diagonal().sum())
+    return Estimate(
+        value,
+        0.0,
+        value - slack,
+        value + slack,
+        level,
+        "exact",
+        0,
+        value,
+        value,
+        work.products,
+        f"trace; {work.op.estimand}",
+        work.cost(),
+    )
 
 
 def _forms(
-    op: SymmetricOperator, key: Array, subspace: Deflation, first: int, last: int
+    work: Work, key: Array, subspace: Deflation, first: int, last: int
 ) -> tuple[Float[np.ndarray, " vectors"], Float[np.ndarray, " vectors"]]:
     """Return ``(n - k) uᵀ A u`` for vectors ``first`` to ``last - 1``, and their variances."""
     forms, variances = np.zeros(last - first), np.zeros(last - first)
-    for start, count in blocks(first, last, op.dim):
+    for start, count in blocks(first, last, work.op.dim):
         where = slice(start - first, start - first + count)
         rows = subspace.unit_rows(jax.random.fold_in(key, SAMPLE), start, count)
-        images = subspace.remove(product_rows(op, rows))
+        images = subspace.remove(work.rows(rows))
         forms[where] = (rows * images).sum(1)
         remainders = images - forms[where, None] * rows
         variances[where] = 2 * subspace.rest * (remainders**2).sum(1)

@@ -15,15 +15,13 @@ from curvlab.core.errors import OperatorError
 from curvlab.spectral.complement import (
     SAMPLE,
     check_vectors,
-    exact_diagonal,
     gaussian_rows,
-    known_noise,
-    product_rows,
 )
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import form_margin
 from curvlab.spectral.operator import SymmetricOperator
-from curvlab.spectral.trace import exact_estimate
+from curvlab.spectral.trace import exact_trace
+from curvlab.spectral.work import Work
 
 
 def xtrace(
@@ -68,19 +66,17 @@ def xtrace(
     estimation*, section 2.1 and the normalisation of section 2.3.
     """
     check_vectors(vectors, "xtrace")
-    noise_floor, spent = known_noise(op, key, noise_floor)
-    estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
+    work = Work(op)
+    noise_floor = work.noise_floor(key, noise_floor)
+    slack = op.dim * noise_floor
     if op.dim <= 2 * vectors:
-        return exact_estimate(
-            float(exact_diagonal(op).sum()), slack, level, spent + op.dim, estimand
-        )
+        return exact_trace(work, slack, level)
     tests = gaussian_rows(jax.random.fold_in(key, SAMPLE), 0, vectors, op.dim)
-    images = product_rows(op, tests)
+    images = work.rows(tests)
     basis, triangle = np.linalg.qr(images.T)
-    products = product_rows(op, basis.T)
+    products = work.rows(basis.T)
     values, variances = left_out(tests.T, images.T, basis, triangle, products.T)
-    spent += 2 * vectors
-    return _averaged(values, variances, slack, level, spent, estimand)
+    return _averaged(work, values, variances, slack, level)
 
 
 def left_out(
@@ -170,19 +166,18 @@ def xnystrace(
     """
     check_vectors(vectors, "xnystrace")
     check_positive(op, "xnystrace", "Use trace() or xtrace().")
-    noise_floor, spent = known_noise(op, key, noise_floor)
-    estimand, slack = f"trace; {op.estimand}", op.dim * noise_floor
+    work = Work(op)
+    noise_floor = work.noise_floor(key, noise_floor)
+    slack = op.dim * noise_floor
     if op.dim <= vectors + 1:
-        return exact_estimate(
-            float(exact_diagonal(op).sum()), slack, level, spent + op.dim, estimand
-        )
+        return exact_trace(work, slack, level)
     tests = gaussian_rows(jax.random.fold_in(key, SAMPLE), 0, vectors, op.dim).T
-    images = product_rows(op, tests.T).T
+    images = work.rows(tests.T).T
     # A small shift makes the core positive definite; its trace is taken off again.
     shift = max(2 * noise_floor, 1e-14 * float(np.linalg.norm(images) / np.linalg.norm(tests)))
     values, variances = nystrom_left_out(tests, images + shift * tests)
     values = values - op.dim * shift
-    return _averaged(values, variances, slack, level, spent + vectors, estimand)
+    return _averaged(work, values, variances, slack, level)
 
 
 def nystrom_left_out(
@@ -245,12 +240,11 @@ def check_positive(op: SymmetricOperator, name: str, otherwise: str) -> None:
 
 
 def _averaged(
+    work: Work,
     values: Float[np.ndarray, " vectors"],
     variances: Float[np.ndarray, " vectors"],
     slack: float,
     level: float,
-    matvecs: int,
-    estimand: str,
 ) -> Estimate:
     count = len(values)
     value = float(values.mean())
@@ -265,6 +259,7 @@ def _averaged(
         count,
         value,
         value,
-        matvecs,
-        estimand,
+        work.products,
+        f"trace; {work.op.estimand}",
+        work.cost(),
     )

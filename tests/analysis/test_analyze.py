@@ -117,11 +117,13 @@ def test_numbers_equal_those_of_the_plain_functions(default: tuple[Run, xr.Datas
         assert float(one[f"{estimate}_low"]) <= truth <= float(one[f"{estimate}_high"]), estimate
     measure = measure_of(dataset, 20, "next")
     assert measure.dim == problem.layout.dim
-    stored = run.results()[0]
+    stored = next(file for file in run.results() if file.diagnostic == "spectrum")
     attributes = run.read_result(stored.diagnostic, stored.step, stored.probe_set, stored.key)
     assert attributes is not None
     for name, value in (("dtype", "float32"), ("device", "cpu"), ("jax_version", jax.__version__)):
         assert attributes.attrs[name] == value
+    assert attributes.attrs["references"] == 4
+    assert attributes.attrs["checks"] in (0, 3)  # three where no test before had this program
     assert "task-001" in measure.estimand
     np.testing.assert_array_equal(measure.nodes, one["hessian_nodes"])
 

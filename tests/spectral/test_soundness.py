@@ -132,6 +132,7 @@ def test_three_products_and_none_the_second_time():
     product = Counted(lambda v: 2 * v)
     op = FunctionOperator(product, 20)
     assert verify(op, KEY).products == product.calls == 3
+    assert verify(op, KEY).products == 0
     verify(op, jax.random.key(1))
     assert product.calls == 3
 

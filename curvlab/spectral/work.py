@@ -1,0 +1,98 @@
+"""The products of a trace-like estimator: made in blocks, refused if not finite, and counted."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from curvlab.core.errors import OperatorError
+from curvlab.spectral import soundness
+from curvlab.spectral.cost import Cost, Stopwatch
+from curvlab.spectral.eigenpairs import Eigenpairs
+from curvlab.spectral.noise import DIRECTIONS, of_reference
+from curvlab.spectral.operator import SymmetricOperator
+
+BLOCK_BYTES = 2**26
+"""Most memory of one block of vectors in float64."""
+
+NOISE = 0x5A318
+"""Tag of the key of the noise floor's directions."""
+
+
+def blocks(first: int, last: int, dim: int) -> Iterator[tuple[int, int]]:
+    """Cut ``range(first, last)`` into ``(first, count)`` that fit the memory of a block."""
+    size = max(1, min(BLOCK_BYTES // (8 * dim), 16))
+    for start in range(first, last, size):
+        yield start, min(size, last - start)
+
+
+class Work:
+    """What one estimate does with its operator, and what it has spent so far.
+
+    Attributes
+    ----------
+    op
+        The operator.
+    products, checks, references
+        As in :class:`Cost`.
+    """
+
+    def __init__(self, op: SymmetricOperator):
+        self.op = op
+        self.products = self.checks = self.references = 0
+        self._watch = Stopwatch()
+
+    def noise_floor(
+        self, key: Array, given: float | None, deflate: Eigenpairs | None = None
+    ) -> float:
+        """Return the noise floor: given, that of given pairs, or measured.
+
+        It is measured over random directions. Every estimate begins here, so this is where the
+        operator is verified.
+        """
+        self.checks += soundness.verify(self.op, key).products
+        if given is None and deflate is not None:
+            given = deflate.noise_floor
+        if given is not None:
+            return given
+        self.products += DIRECTIONS
+        self.references += of_reference(self.op, DIRECTIONS)
+        return self.op.noise_floor(jax.random.fold_in(key, NOISE), directions=DIRECTIONS)
+
+    def rows(self, rows: Float[np.ndarray, "vectors dim"]) -> Float[np.ndarray, "vectors dim"]:
+        """Return ``A v`` in float64 for each row, refusing what is not finite.
+
+        Raises
+        ------
+        OperatorError
+            If a product is not finite.
+        """
+        images = np.asarray(self.op.matmat(rows.astype(self.op.dtype)), np.float64)
+        self.products += len(rows)
+        if not np.isfinite(images).all():
+            raise OperatorError(
+                f"A product of {self.op.estimand} is not finite. Check the parameters and the data "
+                "for NaN or overflow."
+            )
+        return images
+
+    def columns(self) -> Iterator[tuple[int, Float[np.ndarray, "count dim"]]]:
+        """Yield all columns of the matrix in blocks, with the number of the first."""
+        dim = self.op.dim
+        for first, count in blocks(0, dim, dim):
+            units = np.zeros((count, dim))
+            units[np.arange(count), first + np.arange(count)] = 1
+            yield first, self.rows(units)
+
+    def exact_diagonal(self) -> Float[np.ndarray, " dim"]:
+        """Return all diagonal entries; ``dim`` products."""
+        return np.concatenate(
+            [np.diagonal(columns, first).copy() for first, columns in self.columns()]
+        )
+
+    def cost(self) -> Cost:
+        """Return what was spent so far."""
+        return self._watch.cost(
+            self.op, self.products, 0, checks=self.checks, references=self.references
+        )
