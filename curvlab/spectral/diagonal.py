@@ -16,6 +16,7 @@ from curvlab.spectral.complement import (
 from curvlab.spectral.cost import Cost
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Tick
 from curvlab.spectral.work import Work, blocks
 
 
@@ -64,6 +65,7 @@ def diagonal(
     deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
     level: float = 0.95,
+    tick: Tick | None = None,
 ) -> DiagonalEstimate:
     """Estimate the diagonal entries ``A_ii``.
 
@@ -88,6 +90,8 @@ def diagonal(
         ``η`` if known; measured otherwise. Each interval is widened by it.
     level
         Coverage of each interval.
+    tick
+        Called with the :class:`Progress` after every few products (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -106,7 +110,7 @@ def diagonal(
     Baston and Nakatsukasa 2022, *Stochastic diagonal estimation*.
     """
     check_vectors(vectors, "diagonal")
-    work = Work(op)
+    work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor)
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
@@ -125,6 +129,7 @@ def diagonal(
             f"diagonal; {op.estimand}",
             work.cost(),
         )
+    work.plan((2 * rank if deflate is None else rank) + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)
     images = work.rows(subspace.basis) if subspace.images is None else subspace.images
     mean, squares = np.zeros(op.dim), np.zeros(op.dim)

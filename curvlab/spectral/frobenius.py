@@ -14,6 +14,7 @@ from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import student_margin
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Tick
 from curvlab.spectral.work import Work, blocks
 
 
@@ -26,6 +27,7 @@ def frobenius_norm(
     deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
     level: float = 0.95,
+    tick: Tick | None = None,
 ) -> Estimate:
     """Estimate ``‖A‖_F = √(Σ λ_i²)``.
 
@@ -48,6 +50,8 @@ def frobenius_norm(
         ``η`` if known; measured otherwise. The interval is widened by ``√n η``.
     level
         Coverage of the interval.
+    tick
+        Called with the :class:`Progress` after every few products (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -62,7 +66,7 @@ def frobenius_norm(
         product is not finite.
     """
     check_vectors(vectors, "frobenius_norm")
-    work = Work(op)
+    work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor)
     slack, estimand = op.dim**0.5 * noise_floor, f"Frobenius norm; {op.estimand}"
     rank = sketch if deflate is None else len(deflate.values)
@@ -83,6 +87,7 @@ def frobenius_norm(
             estimand,
             work.cost(),
         )
+    work.plan((2 * rank if deflate is None else 0) + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)
     forms = _forms(work, key, subspace, vectors)
     square = subspace.square + float(forms.mean())

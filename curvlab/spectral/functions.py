@@ -16,6 +16,7 @@ from curvlab.spectral.functionals import Variation, samples
 from curvlab.spectral.intervals import form_margin
 from curvlab.spectral.measure import SpectralMeasure
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Tick
 from curvlab.spectral.slq import slq
 from curvlab.spectral.xtrace import check_positive
 
@@ -31,6 +32,7 @@ def expectation_trace(
     noise_floor: float | None = None,
     level: float = 0.95,
     name: str = "f",
+    tick: Tick | None = None,
 ) -> Estimate:
     """Estimate ``tr f(A) = Σ f(λ_i)``.
 
@@ -60,6 +62,8 @@ def expectation_trace(
         Coverage of the interval.
     name
         How to call ``f`` in reports.
+    tick
+        Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -77,7 +81,15 @@ def expectation_trace(
     Ubaru, Chen, Saad 2017, *Fast estimation of tr(f(A)) via stochastic Lanczos quadrature*.
     """
     check_vectors(vectors, "expectation_trace")
-    measure = slq(op, key, order=order, vectors=vectors, deflate=deflate, noise_floor=noise_floor)
+    measure = slq(
+        op,
+        key,
+        order=order,
+        vectors=vectors,
+        deflate=deflate,
+        noise_floor=noise_floor,
+        tick=tick,
+    )
     return function_trace(measure, f, level=level, name=name)
 
 
@@ -102,6 +114,7 @@ def log_determinant(
     deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
     level: float = 0.95,
+    tick: Tick | None = None,
 ) -> Estimate:
     """Estimate ``log det(A + shift I) = Σ log(λ_i + shift)`` of a positive semidefinite ``A``.
 
@@ -128,6 +141,8 @@ def log_determinant(
         ``η`` if known; measured otherwise. Eigenvalues are widened by it.
     level
         Coverage of the interval.
+    tick
+        Called with the :class:`Progress` after each step (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -149,7 +164,15 @@ def log_determinant(
     check_positive(op, "log_determinant", "Use GaussNewton, or expectation_trace(op, f, ...).")
     if not shift > 0:
         raise OperatorError(f"log_determinant(shift={shift}) needs a shift > 0.")
-    measure = slq(op, key, order=order, vectors=vectors, deflate=deflate, noise_floor=noise_floor)
+    measure = slq(
+        op,
+        key,
+        order=order,
+        vectors=vectors,
+        deflate=deflate,
+        noise_floor=noise_floor,
+        tick=tick,
+    )
     return shifted_log(measure, shift, level=level)
 
 

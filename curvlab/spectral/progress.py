@@ -13,12 +13,14 @@ class Progress:
     Attributes
     ----------
     products
-        Operator products spent.
+        Operator products spent (of a measure and of eigenpairs: those of the search).
     total
-        Products that will be spent, where that is known beforehand.
+        Products that will be spent, where that is known; for a trace with a target it grows once,
+        when the first stage has shown how many vectors the second needs.
     error
-        Certified error so far, where a target was set: half the mean width of the bracket for a
-        measure, the largest estimated residual relative to ``max |θ|`` for eigenpairs.
+        Error so far, where a target was set: half the mean width of the bracket for a measure, the
+        largest estimated residual relative to ``max |θ|`` for eigenpairs, half the interval of the
+        first stage relative to the value for a trace.
     target
         Error at which the estimate ends.
     """

@@ -17,6 +17,7 @@ from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import form_margin, planned_vectors
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Tick
 from curvlab.spectral.work import Work, blocks
 
 
@@ -31,6 +32,7 @@ def trace(
     max_vectors: int = 1000,
     noise_floor: float | None = None,
     level: float = 0.95,
+    tick: Tick | None = None,
 ) -> Estimate:
     """Estimate ``tr A``.
 
@@ -67,6 +69,8 @@ def trace(
         ``η`` if known; measured otherwise. The interval is widened by ``n η``.
     level
         Coverage of the interval.
+    tick
+        Called with the :class:`Progress` after every few products (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -85,26 +89,32 @@ def trace(
     a linear hypothesis whose power is independent of the variance*.
     """
     check_vectors(vectors, "trace")
-    work = Work(op)
+    work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor, deflate)
     slack = op.dim * noise_floor
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= 2 * rank + vectors:
         return exact_trace(work, slack, level)
+    work.plan((2 * rank if deflate is None else 0) + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)
     forms, variances = _forms(work, key, subspace, 0, vectors)
     margin = form_margin(variances, level)
     method = "normal"
     if tolerance is not None:
-        target = tolerance * abs(subspace.trace + float(forms.mean()))
+        value = subspace.trace + float(forms.mean())
+        work.reached(margin + slack, value, tolerance)
+        target = tolerance * abs(value)
         planned, margin = planned_vectors(
             variances, max(target - slack, target / 2), level, most=max_vectors
         )
         if work.products + planned - vectors >= op.dim:
             return exact_trace(work, slack, level)
+        work.plan(planned - vectors)
         more, _ = _forms(work, key, subspace, vectors, planned)
         forms, method = np.append(forms, more), "two-stage"
     value = subspace.trace + float(forms.mean())
+    if tolerance is not None:
+        work.reached(margin + slack, value, tolerance)
     return Estimate(
         value,
         float(np.sqrt(variances.mean() / len(forms))),

@@ -1,4 +1,4 @@
-"""The products of a trace-like estimator: made in blocks, refused if not finite, and counted."""
+"""The products of a trace-like estimator: refused if not finite, counted, told as they are made."""
 
 from collections.abc import Iterator
 
@@ -12,9 +12,13 @@ from curvlab.spectral.cost import Cost, Stopwatch
 from curvlab.spectral.eigenpairs import Eigenpairs
 from curvlab.spectral.noise import DIRECTIONS, of_reference
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Progress, Tick
 
 BLOCK_BYTES = 2**26
 """Most memory of one block of vectors in float64."""
+
+PIECE = 4
+"""Products between two words of progress; streamed data are read once for so many."""
 
 NOISE = 0x5A318
 """Tag of the key of the noise floor's directions."""
@@ -30,18 +34,38 @@ def blocks(first: int, last: int, dim: int) -> Iterator[tuple[int, int]]:
 class Work:
     """What one estimate does with its operator, and what it has spent so far.
 
-    Attributes
+    Parameters
     ----------
     op
         The operator.
+    tick
+        Called with the :class:`Progress` after every few products.
+
+    Attributes
+    ----------
     products, checks, references
         As in :class:`Cost`.
     """
 
-    def __init__(self, op: SymmetricOperator):
-        self.op = op
+    def __init__(self, op: SymmetricOperator, tick: Tick | None = None):
+        self.op, self.tick = op, tick
         self.products = self.checks = self.references = 0
+        self._total: int | None = None
+        self._error: tuple[float | None, float | None] = None, None
         self._watch = Stopwatch()
+
+    def plan(self, products: int) -> None:
+        """Say how many products will follow."""
+        self._total = self.products + products
+
+    def reached(self, error: float, value: float, target: float) -> None:
+        """Say how large the error is, and how large it may be relative to the value."""
+        self._error = (error / abs(value) if value else float("inf")), target
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.tick is not None:
+            self.tick(Progress(self.products, self._total, *self._error))
 
     def noise_floor(
         self, key: Array, given: float | None, deflate: Eigenpairs | None = None
@@ -68,18 +92,23 @@ class Work:
         OperatorError
             If a product is not finite.
         """
-        images = np.asarray(self.op.matmat(rows.astype(self.op.dtype)), np.float64)
-        self.products += len(rows)
-        if not np.isfinite(images).all():
-            raise OperatorError(
-                f"A product of {self.op.estimand} is not finite. Check the parameters and the data "
-                "for NaN or overflow."
-            )
+        images = np.zeros(rows.shape)
+        for start in range(0, len(rows), PIECE):
+            piece = slice(start, start + PIECE)
+            images[piece] = self.op.matmat(rows[piece].astype(self.op.dtype))
+            if not np.isfinite(images[piece]).all():
+                raise OperatorError(
+                    f"A product of {self.op.estimand} is not finite. Check the parameters and the "
+                    "data for NaN or overflow."
+                )
+            self.products += len(rows[piece])
+            self._tell()
         return images
 
     def columns(self) -> Iterator[tuple[int, Float[np.ndarray, "count dim"]]]:
         """Yield all columns of the matrix in blocks, with the number of the first."""
         dim = self.op.dim
+        self.plan(dim)
         for first, count in blocks(0, dim, dim):
             units = np.zeros((count, dim))
             units[np.arange(count), first + np.arange(count)] = 1

@@ -20,6 +20,7 @@ from curvlab.spectral.complement import (
 from curvlab.spectral.estimate import Estimate
 from curvlab.spectral.intervals import form_margin
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.progress import Tick
 from curvlab.spectral.trace import exact_trace
 from curvlab.spectral.work import Work
 
@@ -31,6 +32,7 @@ def xtrace(
     vectors: int = 16,
     noise_floor: float | None = None,
     level: float = 0.95,
+    tick: Tick | None = None,
 ) -> Estimate:
     """Estimate ``tr A`` by XTrace.
 
@@ -49,6 +51,8 @@ def xtrace(
         ``η`` if known; measured otherwise. The interval is widened by ``n η``.
     level
         Coverage of the interval.
+    tick
+        Called with the :class:`Progress` after every few products (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -66,11 +70,12 @@ def xtrace(
     estimation*, section 2.1 and the normalisation of section 2.3.
     """
     check_vectors(vectors, "xtrace")
-    work = Work(op)
+    work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor)
     slack = op.dim * noise_floor
     if op.dim <= 2 * vectors:
         return exact_trace(work, slack, level)
+    work.plan(2 * vectors)
     tests = gaussian_rows(jax.random.fold_in(key, SAMPLE), 0, vectors, op.dim)
     images = work.rows(tests)
     basis, triangle = np.linalg.qr(images.T)
@@ -129,6 +134,7 @@ def xnystrace(
     vectors: int = 16,
     noise_floor: float | None = None,
     level: float = 0.95,
+    tick: Tick | None = None,
 ) -> Estimate:
     """Estimate ``tr A`` of a positive semidefinite matrix by XNysTrace.
 
@@ -148,6 +154,8 @@ def xnystrace(
         ``η`` if known; measured otherwise. The interval is widened by ``n η``.
     level
         Coverage of the interval.
+    tick
+        Called with the :class:`Progress` after every few products (:func:`progress_bar` shows it).
 
     Returns
     -------
@@ -166,11 +174,12 @@ def xnystrace(
     """
     check_vectors(vectors, "xnystrace")
     check_positive(op, "xnystrace", "Use trace() or xtrace().")
-    work = Work(op)
+    work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor)
     slack = op.dim * noise_floor
     if op.dim <= vectors + 1:
         return exact_trace(work, slack, level)
+    work.plan(vectors)
     tests = gaussian_rows(jax.random.fold_in(key, SAMPLE), 0, vectors, op.dim).T
     images = work.rows(tests.T).T
     # A small shift makes the core positive definite; its trace is taken off again.

@@ -33,7 +33,7 @@ class Counted(SymmetricOperator):
         self.calls = 0
         self.twin: Any = None if dtype == np.float64 else Counted(np.float64, dim)
 
-    def product(self, vector):
+    def product(self, vector) -> Any:
         self.calls += 1
         return self.values * vector
 
