@@ -20,6 +20,9 @@ from curvlab.spectral.work import Work
 SKETCH, SAMPLE = 0x5E7C4, 0x5A317
 """Tags of keys; far from the small numbers by which callers derive keys."""
 
+EXHAUSTED = 1e-10
+"""Share of a product outside the Krylov space below which only rounding is left of it."""
+
 FEWEST = 8
 """Fewest vectors: with fewer, an interval would have to be wide beyond use."""
 
@@ -73,9 +76,12 @@ class Deflation:
 
 
 def deflation(work: Work, key: Array, *, sketch: int, deflate: Eigenpairs | None) -> Deflation:
-    """Take the span of given eigenvectors, or of ``A S`` for ``sketch`` Gaussian columns ``S``.
+    """Take the span of given eigenvectors, or the Krylov space of a Gaussian vector.
 
-    Cost: ``2 sketch`` products, none for given pairs.
+    The Krylov space has ``sketch`` dimensions; where it ends before, another Gaussian vector goes
+    on. It holds outliers better than the span of ``A S`` for as many Gaussian columns ``S``, and
+    the products that build it are those that its exact part needs: ``sketch`` of them in all, none
+    for given pairs.
 
     Raises
     ------
@@ -89,11 +95,25 @@ def deflation(work: Work, key: Array, *, sketch: int, deflate: Eigenpairs | None
     if not sketch:
         nothing = np.zeros((0, work.op.dim))
         return Deflation(nothing, 0.0, 0.0, nothing)
-    images = work.rows(gaussian_rows(jax.random.fold_in(key, SKETCH), 0, sketch, work.op.dim))
-    basis = np.linalg.qr(images.T)[0].T
-    images = work.rows(basis)
+    basis, images = np.zeros((2, sketch, work.op.dim))
+    for step in range(sketch):
+        row = images[step - 1]  # zero at first
+        length, row = np.linalg.norm(row), _without(row, basis[:step])
+        if np.linalg.norm(row) <= EXHAUSTED * length:
+            row = gaussian_rows(jax.random.fold_in(key, SKETCH), step, 1, work.op.dim)[0]
+            row = _without(row, basis[:step])
+        basis[step] = row / np.linalg.norm(row)
+        images[step] = work.rows(basis[step : step + 1])[0]
     trace, square = float((basis * images).sum()), float((images**2).sum())
     return Deflation(basis, trace, square, images)
+
+
+def _without(
+    row: Float[np.ndarray, " dim"], basis: Float[np.ndarray, "rank dim"]
+) -> Float[np.ndarray, " dim"]:
+    for _ in range(2):  # the second time takes what rounding left
+        row = row - (basis @ row) @ basis
+    return row
 
 
 def check_vectors(vectors: int, name: str) -> None:

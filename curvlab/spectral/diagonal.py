@@ -61,7 +61,7 @@ def diagonal(
     key: Array,
     *,
     vectors: int = 16,
-    sketch: int = 8,
+    sketch: int = 16,
     deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
     level: float = 0.95,
@@ -69,23 +69,23 @@ def diagonal(
 ) -> DiagonalEstimate:
     """Estimate the diagonal entries ``A_ii``.
 
-    ``diag A = diag(Qᵀ Q A) + E[v ∘ (A v - Qᵀ Q A v)]`` with orthonormal rows ``Q`` (of a sketch, or
-    given eigenvectors) and random signs ``v``. The variance of entry ``i`` is the sum of squares of
-    the other entries of row ``i`` of ``A - Qᵀ Q A``: a dominant eigenvalue would blur every entry,
-    and ``Q`` takes it away. A diagonal matrix is found exactly.
+    ``diag A = diag(Qᵀ Q A) + E[v ∘ (A v - Qᵀ Q A v)]`` with orthonormal rows ``Q`` (of a Krylov
+    space, or given eigenvectors) and random signs ``v``. The variance of entry ``i`` is the sum of
+    squares of the other entries of row ``i`` of ``A - Qᵀ Q A``: a dominant eigenvalue would blur
+    every entry, and ``Q`` takes it away. A diagonal matrix is found exactly.
 
     Parameters
     ----------
     op
         The matrix.
     key
-        Key of sketch and signs.
+        Key of the Krylov space and the signs.
     vectors
         Vectors of signs, at least 8.
     sketch
-        Columns of the sketch; ignored when ``deflate`` is given.
+        Dimension of the Krylov space; ignored when ``deflate`` is given.
     deflate
-        Eigenpairs of ``op`` whose span replaces the sketch.
+        Eigenpairs of ``op`` whose span replaces the Krylov space.
     noise_floor
         ``η`` if known; measured otherwise. Each interval is widened by it.
     level
@@ -95,7 +95,7 @@ def diagonal(
 
     Returns
     -------
-    Entries with intervals by Student's t. Cost: ``2 sketch + vectors`` products (``vectors`` and
+    Entries with intervals by Student's t. Cost: ``sketch + vectors`` products (``vectors`` and
     one for each given pair); where ``n`` products are fewer, the diagonal is exact.
 
     Raises
@@ -113,7 +113,7 @@ def diagonal(
     work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor)
     rank = sketch if deflate is None else len(deflate.values)
-    if op.dim <= 2 * rank + vectors:
+    if op.dim <= rank + vectors:
         entries = work.exact_diagonal()
         low, high = entries - noise_floor, entries + noise_floor
         nothing = np.zeros(op.dim)
@@ -129,7 +129,7 @@ def diagonal(
             f"diagonal; {op.estimand}",
             work.cost(),
         )
-    work.plan((2 * rank if deflate is None else rank) + vectors)
+    work.plan(rank + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)
     images = work.rows(subspace.basis) if subspace.images is None else subspace.images
     mean, squares = np.zeros(op.dim), np.zeros(op.dim)

@@ -23,7 +23,7 @@ def frobenius_norm(
     key: Array,
     *,
     vectors: int = 16,
-    sketch: int = 8,
+    sketch: int = 16,
     deflate: Eigenpairs | None = None,
     noise_floor: float | None = None,
     level: float = 0.95,
@@ -31,21 +31,21 @@ def frobenius_norm(
 ) -> Estimate:
     """Estimate ``‖A‖_F = √(Σ λ_i²)``.
 
-    ``‖A‖²_F = ‖A Qᵀ‖²_F + E[(n - k) ‖A u‖²]`` with ``k`` orthonormal rows ``Q`` (of a sketch, or
-    given eigenvectors) and ``u`` uniform on the unit sphere of the complement.
+    ``‖A‖²_F = ‖A Qᵀ‖²_F + E[(n - k) ‖A u‖²]`` with ``k`` orthonormal rows ``Q`` (of a Krylov space,
+    or given eigenvectors) and ``u`` uniform on the unit sphere of the complement.
 
     Parameters
     ----------
     op
         The matrix.
     key
-        Key of sketch and vectors.
+        Key of the Krylov space and the vectors.
     vectors
         Complement vectors, at least 8.
     sketch
-        Columns of the sketch; ignored when ``deflate`` is given.
+        Dimension of the Krylov space; ignored when ``deflate`` is given.
     deflate
-        Eigenpairs of ``op`` whose span replaces the sketch, and saves its products.
+        Eigenpairs of ``op`` whose span replaces the Krylov space, and saves its products.
     noise_floor
         ``η`` if known; measured otherwise. The interval is widened by ``√n η``.
     level
@@ -57,7 +57,7 @@ def frobenius_norm(
     -------
     The root of the mean; the interval is the root of that of the mean (Student's t widened by
     :func:`curvlab.spectral.intervals.skew_allowance`), and its lower end at least ``‖A Qᵀ‖_F``.
-    Cost: ``2 sketch + vectors`` products; where ``n`` products are fewer, the norm is exact.
+    Cost: ``sketch + vectors`` products; where ``n`` products are fewer, the norm is exact.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def frobenius_norm(
     noise_floor = work.noise_floor(key, noise_floor)
     slack, estimand = op.dim**0.5 * noise_floor, f"Frobenius norm; {op.estimand}"
     rank = sketch if deflate is None else len(deflate.values)
-    if op.dim <= 2 * rank + vectors:
+    if op.dim <= rank + vectors:
         value = sum(float((columns**2).sum()) for _, columns in work.columns()) ** 0.5
         low, high = max(value - slack, 0.0), value + slack
         return Estimate(
@@ -87,7 +87,7 @@ def frobenius_norm(
             estimand,
             work.cost(),
         )
-    work.plan((2 * rank if deflate is None else 0) + vectors)
+    work.plan((rank if deflate is None else 0) + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)
     forms = _forms(work, key, subspace, vectors)
     square = subspace.square + float(forms.mean())

@@ -1,4 +1,4 @@
-"""Trace of an operator: an exact part on a sketched subspace and Hutchinson on its complement.
+"""Trace of an operator: an exact part on a Krylov space and Hutchinson on its complement.
 
 Estimators that use every product for both parts are in :mod:`curvlab.spectral.xtrace`.
 """
@@ -26,7 +26,7 @@ def trace(
     key: Array,
     *,
     vectors: int = 16,
-    sketch: int = 8,
+    sketch: int = 16,
     deflate: Eigenpairs | None = None,
     tolerance: float | None = None,
     max_vectors: int = 1000,
@@ -37,13 +37,15 @@ def trace(
     """Estimate ``tr A``.
 
     ``tr A = tr(Q A Qᵀ) + E[(n - k) uᵀ A u]`` with ``k`` orthonormal rows ``Q`` and ``u`` uniform on
-    the unit sphere of the complement. ``Q`` spans ``A S`` for Gaussian ``S``, or the given
-    eigenvectors, and so holds most outliers (with ``Q`` empty this is Hutchinson's estimator).
+    the unit sphere of the complement. ``Q`` spans the Krylov space of a Gaussian vector, or the
+    given eigenvectors, and so holds most outliers (with ``Q`` empty this is Hutchinson's
+    estimator). The products that build the space are those of the exact part, where a sketch
+    ``A S`` needs twice as many for the same rank.
 
     The interval does not use the scatter of the samples. The variance of a sample is
     ``2 (n - k) E‖r‖²`` with ``r = B u - (uᵀ B u) u`` and ``B`` the projected matrix: each product
     gives an unbiased estimate of it, which is far more precise than a sum of squared deviations,
-    above all where a single outlier escaped the sketch. See
+    above all where a single outlier escaped ``Q``. See
     :func:`curvlab.spectral.intervals.form_margin`.
 
     Parameters
@@ -51,13 +53,13 @@ def trace(
     op
         The matrix.
     key
-        Key of sketch and vectors.
+        Key of the Krylov space and the vectors.
     vectors
         Complement vectors, at least 8; those of the first stage when there is a ``tolerance``.
     sketch
-        Columns of ``S``; 0 for plain Hutchinson. Ignored when ``deflate`` is given.
+        Dimension of the Krylov space; 0 for plain Hutchinson. Ignored when ``deflate`` is given.
     deflate
-        Eigenpairs of ``op`` whose span replaces the sketch, and saves its products.
+        Eigenpairs of ``op`` whose span replaces the Krylov space, and saves its products.
     tolerance
         Wanted half-width of the interval, relative to the trace that the first stage found. The
         number of vectors follows from the variance of the first stage alone (Stein's two-stage
@@ -74,7 +76,7 @@ def trace(
 
     Returns
     -------
-    The estimate, with the products spent. Cost: ``2 sketch + vectors`` products and those of the
+    The estimate, with the products spent. Cost: ``sketch + vectors`` products and those of the
     second stage; where ``n`` products are fewer, the trace is summed exactly.
 
     Raises
@@ -84,18 +86,19 @@ def trace(
 
     References
     ----------
-    Meyer, Musco, Musco, Woodruff 2021, *Hutch++: Optimal stochastic trace estimation*; spheres in
-    the complement as in Epperly, Tropp, Webber 2024, *XTrace*; Stein 1945, *A two-sample test for
-    a linear hypothesis whose power is independent of the variance*.
+    Chen, Hallman 2023, *Krylov-aware stochastic trace estimation*; Meyer, Musco, Musco, Woodruff
+    2021, *Hutch++: Optimal stochastic trace estimation*; spheres in the complement as in Epperly,
+    Tropp, Webber 2024, *XTrace*; Stein 1945, *A two-sample test for a linear hypothesis whose power
+    is independent of the variance*.
     """
     check_vectors(vectors, "trace")
     work = Work(op, tick)
     noise_floor = work.noise_floor(key, noise_floor, deflate)
     slack = op.dim * noise_floor
     rank = sketch if deflate is None else len(deflate.values)
-    if op.dim <= 2 * rank + vectors:
+    if op.dim <= rank + vectors:
         return exact_trace(work, slack, level)
-    work.plan((2 * rank if deflate is None else 0) + vectors)
+    work.plan((rank if deflate is None else 0) + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)
     forms, variances = _forms(work, key, subspace, 0, vectors)
     margin = form_margin(variances, level)

@@ -1,9 +1,9 @@
 """Traces in which every vector serves both for the low-rank part and for the rest.
 
 With ``s`` vectors there are ``s`` estimates, each from the low-rank approximation that leaves one
-vector out and a quadratic form of that vector. They are averaged. Against
-:func:`curvlab.trace` the low-rank part has about three times the rank for the same products: better
-where eigenvalues decay, the same where they do not.
+vector out and a quadratic form of that vector. They are averaged. For as many products
+the Krylov space of :func:`curvlab.trace` has the same rank and holds outliers better, except
+repeated ones, of which it holds a single copy.
 """
 
 import jax

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral import Diagonal, FunctionOperator, eigenpairs, trace
+from curvlab.spectral.complement import deflation
 from tests.spectra import rotated, spectra
 
 
@@ -33,6 +34,22 @@ def test_sketch_and_deflation_are_unbiased_and_remove_outliers():
     plain = trace(op, jax.random.key(0), sketch=0, noise_floor=0.0)
     assert plain.stderr > 10 * runs[0].stderr
     assert runs[0].matvecs == 16
+
+
+def test_a_krylov_space_holds_as_many_eigenvalues_as_it_costs_products():
+    eigenvalues = np.r_[np.zeros(290), np.geomspace(1, 100, 10)]
+    found = trace(Diagonal(eigenvalues), jax.random.key(0), sketch=11, vectors=8, noise_floor=0.0)
+    assert found.value == pytest.approx(eigenvalues.sum(), rel=1e-9)
+    assert found.matvecs == 11 + 8
+
+
+@pytest.mark.parametrize("distinct", [[0.0], [1.0], [1.0, 3.0], [1.0, 3.0, 3 + 1e-7]])
+def test_an_exhausted_krylov_space_goes_on_with_another_vector(distinct):
+    op = rotated(np.tile(distinct, 60)[:60])
+    found = deflation(op, jax.random.key(0), sketch=16, deflate=None)
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(16), atol=1e-12)
+    assert found.images is not None
+    np.testing.assert_allclose(found.images, found.basis @ op.to_dense(), atol=1e-12)
 
 
 def test_noise_floor_widens_by_the_dimension():
