@@ -34,7 +34,13 @@ class Worker:
     """A tool in its own process; requests that fail or take too long return the reason."""
 
     def __init__(
-        self, tool: str, problem: Path, environments: Environments, *, threads: int = 2
+        self,
+        tool: str,
+        problem: Path,
+        environments: Environments,
+        *,
+        threads: int = 2,
+        timed: bool = True,
     ) -> None:
         self.tool, self.dead = tool, ""
         interpreter, reason = environments.interpreter(HOME[tool])
@@ -50,7 +56,7 @@ class Worker:
             stderr=log.open("a"),
             text=True,
             cwd=ROOT,
-            env=environment(threads),
+            env=environment(threads) | ({} if timed else stored(environments.folder)),
         )
         self.dead = self._read(300).get("error", "")
 
@@ -112,6 +118,12 @@ def environment(threads: int) -> dict[str, str]:
     if threads == 1:
         fixed["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     return {**keep, **fixed, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """Return the settings with which JAX keeps compiled programs: where no times are compared."""
+    always = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), always: "0"}
 
 
 def median(values: Iterable[float]) -> float:

@@ -3,9 +3,14 @@
 Problems with known spectra: the oracle set, a small convolutional network and
 synthetic matrices. Tools are given all their products: what a tool spends on ranges or checks
 beyond its estimate is left out, in its favour and curvlab's.
+
+Every error is a draw. A tool gets as many seeds of a question as fit a second or so of processor
+time after its first call (which compiles), at least 3 and at most 20: the length of each list of
+errors is their number.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,11 @@ from tests.oracles import score
 
 BUDGETS = (20, 40, 80, 160)
 TRACES = (30, 99, 300)
-VECTORS = 4
+VECTORS = 2
+"""Start vectors of a measure, each with all the products of its budget."""
+
+SECONDS, FEWEST, MOST = 1.2, 3, 20
+"""Processor time for the seeds of one question after the first, fewest and most seeds."""
 
 
 def ask(bench: Bench) -> None:
@@ -114,38 +123,52 @@ def _matrix(values: np.ndarray) -> problems.Arrays:
 
 
 def _run(bench: Bench, tool: str, path: Path, truth: np.ndarray) -> dict[str, Any]:
-    seeds = range(1 if bench.quick else 3)
     budgets = BUDGETS[1:3] if bench.quick else BUDGETS
     traces = TRACES[:1] if bench.quick else TRACES
-    found: dict[str, Any] = {"eigenvalues": {}, "measure": {}, "trace": {}}
-    with Worker(tool, path, bench.environments, threads=1) as worker:
-        for budget in budgets:
-            found["eigenvalues"][budget] = [
-                _scored(
-                    worker.ask("ritz", arguments={"budget": budget, "seed": s}, limit=120),
+    with Worker(tool, path, bench.environments, threads=1, timed=False) as worker:
+
+        def errors(do: str, rule: Callable[[Any], Any], **arguments: int) -> list[dict[str, Any]]:
+            def draw(seed: int) -> tuple[dict[str, Any], float]:
+                reply = worker.ask(do, arguments={**arguments, "seed": seed}, limit=240)
+                return _scored(reply, rule), reply.get("processor_seconds", 0.0)
+
+            return _seeds(draw)
+
+        return {
+            "eigenvalues": {
+                m: errors(
+                    "ritz",
                     lambda r: score.score_eigenvalues(_finite(r["value"]), truth),
+                    budget=m,
                 )
-                for s in seeds
-            ]
-            found["measure"][budget] = [
-                _scored(
-                    worker.ask(
-                        "quadrature",
-                        arguments={"order": budget, "vectors": VECTORS, "seed": s},
-                        limit=240,
-                    ),
-                    lambda r: _measure_scores(r, truth),
+                for m in budgets
+            },
+            "measure": {
+                m: errors(
+                    "quadrature", lambda r: _measure_scores(r, truth), order=m, vectors=VECTORS
                 )
-                for s in seeds
-            ]
-        for budget in traces:
-            found["trace"][budget] = [
-                _scored(
-                    worker.ask("trace", arguments={"budget": budget, "seed": s}, limit=120),
+                for m in budgets
+            },
+            "trace": {
+                m: errors(
+                    "trace",
                     lambda r: score.score_trace(r["value"], truth, r["low"], r["high"]),
+                    budget=m,
                 )
-                for s in range(4 if bench.quick else 10)
-            ]
+                for m in traces
+            },
+        }
+
+
+def _seeds(draw: Callable[[int], tuple[dict[str, Any], float]]) -> list[dict[str, Any]]:
+    """Draw with seeds 0, 1, ... as long as there is time; stop where there is no answer."""
+    found, spent = [draw(0)[0]], 0.0  # the first compiles, so its time says nothing
+    while "reason" not in found[-1] and len(found) < MOST:
+        if len(found) >= FEWEST and spent > SECONDS:
+            break
+        errors, seconds = draw(len(found))
+        found.append(errors)
+        spent += seconds
     return found
 
 

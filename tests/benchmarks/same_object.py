@@ -12,6 +12,8 @@ import numpy as np
 from tests.benchmarks import problems
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.client import Worker
+from tests.benchmarks.tools import NOT_OFFERED
+from tests.benchmarks.worker import MATRICES
 
 LIMITS = {"float32": 1e-5, "float64": 1e-10}
 FEW = {"small-mlp": 300, "mlp": 64, "nature-cnn": 4, "resnet18": 2}
@@ -39,14 +41,16 @@ def _compare(bench: Bench, name: str, dtype: str, path: Any) -> None:
     def one(tool: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         with Worker(tool, path, bench.environments) as worker:
-            for matrix in ("hessian", "ggn"):
+            for matrix in MATRICES:
                 reply = worker.ask(
                     "same",
                     vectors=str(vectors),
                     to=str(folder / f"{path.stem}-{tool}-{matrix}.npz"),
-                    ggn=matrix == "ggn",
+                    matrix=matrix,
                     limit=120,
                 )
+                if reply.get("absent") == NOT_OFFERED:
+                    continue
                 if "loss" not in reply:
                     found[matrix] = {"reason": reply.get("absent") or reply.get("error")}
                     continue

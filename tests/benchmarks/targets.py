@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from tests.oracles.score import NAMES
+
 PEERS = ("pyhessian", "curvlinops", "eigenthings", "matfree", "laplax")
 FLOOR = {"float32": 1e-6, "float64": 1e-12}
 """Errors below this are rounding and count as equal."""
@@ -124,7 +126,16 @@ def _top(results: dict[str, Any]) -> Iterator[Target]:
 
 
 def _equal(results: dict[str, Any]) -> Iterator[Target]:
-    from tests.benchmarks.report import middle, top_error
+    """Compare errors with each tool, at each number of products.
+
+    Errors are draws, so the best of several tools is best by luck too. A row is *missed* where
+    curvlab's errors are more than 1.05 times those of some tool at some number of products beyond
+    chance: by ranks over the seeds (Mann and Whitney), with Holm's correction for all tools and
+    numbers of products of the row (5 %). Otherwise it is *reached* where, for every tool, the ratio
+    of medians is at most 1.05 in the geometric mean over numbers of products, and *undecided* where
+    it is not. What is shown is the largest of these ratios, or what was missed.
+    """
+    from tests.benchmarks.report import top_error
 
     scores = {
         "λ₁ … λ₅": ("eigenvalues", top_error),
@@ -134,40 +145,60 @@ def _equal(results: dict[str, Any]) -> Iterator[Target]:
         "trace": ("trace", lambda r: r["error"]),
     }
     for problem, tools in results.get("equal_products", {}).items():
-        matrix = problem == "symmetric" or "-" in problem
-        floor = FLOOR["float64" if matrix and problem != "digits-cnn" else "float32"]
+        floor = FLOOR["float32" if problem in (*NAMES, "digits-cnn") else "float64"]
         for label, (group, pick) in scores.items():
-            worst, said = 0.0, "-"
-            verdicts: list[bool | None] = []
-            for budget in tools.get("curvlab", {}).get(group, {}):
-                errors = {t: middle(s[group].get(budget, []), pick) for t, s in tools.items()}
-                own = errors.pop("curvlab")
-                known = {t: e for t, e in errors.items() if e is not None and np.isfinite(e)}
-                if own is None or not known:
-                    continue
-                best = min(known, key=lambda t: known[t])
-                ratio = max(own, floor) / max(known[best], floor)
-                runs = (tools[tool][group][budget] for tool in ("curvlab", best))
-                verdicts.append(True if ratio <= 1.05 else _open(next(runs), next(runs), pick))
-                if ratio > worst:
-                    worst, said = ratio, f"{ratio:.3g} ({best}, {budget} products)"
-            what = f"error at equal products, {label} / best tool"
-            met = False if False in verdicts else None
-            if verdicts and all(verdicts):
-                met = True
-            yield Target(what, problem, "≤ 1.05", said, met)
+            compared = [
+                (tool, budget, _draws(own, pick, floor), _draws(scored[group][budget], pick, floor))
+                for budget, own in tools.get("curvlab", {}).get(group, {}).items()
+                for tool, scored in tools.items()
+                if tool != "curvlab" and budget in scored[group]
+            ]
+            compared = [row for row in compared if row[2] and row[3]]
+            said, met = _verdict(compared)
+            yield Target(
+                f"error at equal products, {label} / other tools", problem, "≤ 1.05", said, met
+            )
 
 
-def _open(
-    own: list[dict[str, Any]], other: list[dict[str, Any]], pick: Callable[[dict[str, Any]], Any]
-) -> bool | None:
-    """Return False if errors are larger beyond chance (5 %, by ranks over seeds), otherwise None.
+def _draws(
+    rows: list[dict[str, Any]], pick: Callable[[dict[str, Any]], Any], floor: float
+) -> list[float]:
+    """Return the errors of all seeds, none below rounding; none at all is infinite."""
+    found = [pick(row) for row in rows if "reason" not in row]
+    return [np.inf if e is None or np.isnan(e) else max(e, floor) for e in found]
 
-    Both start from random vectors of their own, so that medians of a few seeds differ by luck.
-    """
-    ours, theirs = ([pick(row) for row in rows if "reason" not in row] for rows in (own, other))
-    larger = scipy.stats.mannwhitneyu(ours, theirs, alternative="greater").pvalue
-    return False if larger <= 0.05 else None
+
+def _verdict(compared: list[tuple[str, Any, list[float], list[float]]]) -> tuple[str, bool | None]:
+    """Return what is shown and whether it was reached, of (tool, products, own errors, others)."""
+    if not compared:
+        return "-", None
+    chances = [_chance(own, theirs) for *_, own, theirs in compared]
+    worst = int(np.argmin(chances))
+    ratios: dict[str, list[float]] = {}
+    for tool, _, own, theirs in compared:
+        ratios.setdefault(tool, []).append(_ratio(own, theirs))
+    if len(chances) * chances[worst] <= 0.05:  # Holm rejects some just where Bonferroni does
+        tool, budget, own, theirs = compared[worst]
+        return f"{_ratio(own, theirs):.3g} ({tool}, {budget} products)", False
+    means = {tool: float(np.exp(np.mean(np.log(found)))) for tool, found in ratios.items()}
+    tool = max(means, key=lambda t: means[t])
+    return f"{means[tool]:.3g} ({tool})", True if means[tool] <= 1.05 else None
+
+
+def _ratio(own: list[float], theirs: list[float]) -> float:
+    """Return the ratio of medians; without an answer it is a thousand, one way or the other."""
+    ours, other = np.median(own), np.median(theirs)
+    if np.isinf(ours) and np.isinf(other):
+        return 1.0
+    return float(np.clip(ours / other, 1e-3, 1e3))
+
+
+def _chance(own: list[float], theirs: list[float]) -> float:
+    """Return the probability of ranks like these if own errors were 1.05 times the others'."""
+    if np.ptp(np.minimum(own + theirs, 1e300)) == 0:
+        return 1.0
+    allowed = 1.05 * np.array(theirs)
+    return float(scipy.stats.mannwhitneyu(own, allowed, alternative="greater").pvalue)
 
 
 def _checkpoints(results: dict[str, Any]) -> Iterator[Target]:

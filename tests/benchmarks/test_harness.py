@@ -132,10 +132,36 @@ def test_targets_say_what_was_reached_and_what_was_missed():
     assert found["slq(order=90) faster than matfree", "mlp"]
     assert found["slq(order=90) faster than laplax", "mlp"] is None
     assert found["top 5 to 1 %: products", "mlp"]
-    assert found["error at equal products, λ₁ … λ₅ / best tool", "healthy"] is False
+    assert found["error at equal products, λ₁ … λ₅ / other tools", "healthy"] is False
     # A single draw of each says nothing.
-    assert found["error at equal products, trace / best tool", "healthy"] is None
+    assert found["error at equal products, trace / other tools", "healthy"] is None
     assert found["peak memory of a density / parameters", "100,000,000 parameters"]
+
+
+def equal(*others, own=1.0, seeds=20):
+    """Return the row of traces where errors are spread alike around so many times 1e-3."""
+    draws = np.random.default_rng(0).lognormal(size=(1 + len(others), 3, seeds))
+    tools = {
+        f"tool {i}" if i else "curvlab": {
+            "trace": {
+                str(budget): [{"error": 1e-3 * size * draw} for draw in row]
+                for budget, row in zip((30, 99, 300), rows, strict=True)
+            }
+        }
+        for i, (size, rows) in enumerate(zip((own, *others), draws, strict=True))
+    }
+    (found,) = [t for t in targets({"equal_products": {"edge": tools}}) if "trace" in t.quantity]
+    return found
+
+
+def test_an_error_is_missed_only_beyond_chance():
+    assert equal(*[1.0] * 7).verdict == "undecided"
+    assert equal(*[4.0] * 7).verdict == "reached"
+    assert equal(*[1.0] * 6, 0.1).verdict == "**missed**"
+    assert "tool 7" in equal(*[1.0] * 6, 0.1).measured
+    # Three draws of each cannot show it among 21 comparisons, nor can what lies below rounding.
+    assert equal(*[1.0] * 6, 0.1, seeds=3).verdict == "undecided"
+    assert equal(*[1e-5] * 6, 1e-6, own=1e-5).verdict == "reached"
 
 
 def test_tables_go_between_the_marks(tmp_path):

@@ -10,6 +10,8 @@ import numpy as np
 
 from tests.benchmarks.problems import Arrays
 
+NOT_OFFERED = "not offered"
+
 
 class Absent(Exception):
     """The tool does not offer this; the message is the reason that the table shows."""
@@ -29,7 +31,7 @@ class Tool:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise Absent(self.absent.get(name, "not offered"))
+        raise Absent(self.absent.get(name, NOT_OFFERED))
 
     @property
     def is_matrix(self) -> bool:
@@ -40,7 +42,7 @@ class Tool:
     #
     # loss_and_gradient() -> (float, flat gradient)
     # gradient()                     one gradient of the mean loss, evaluated
-    # product(v), gauss_newton(v)    one product with a prepared operator
+    # product(v), gauss_newton(v), empirical_fisher(v)    one product with a prepared operator
     # spectrum(order, vectors, seed) from the bare problem to a spectral measure: dict of arrays
     # ritz(budget, seed)             all eigenvalue estimates from `budget` products
     # top(count, order, seed)        the largest `count` eigenvalues, tool's own way

@@ -10,15 +10,17 @@ from scipy.sparse import linalg
 from scipy.sparse.linalg import ArpackNoConvergence
 
 from curvlab.core.precision import float64
-from curvlab.curvature import GaussNewton, Hessian, Problem
+from curvlab.curvature import EmpiricalFisher, GaussNewton, Hessian, Problem
 from curvlab.objectives import cross_entropy
-from curvlab.spectral import Dense, eigenpairs, lanczos, slq, xtrace
+from curvlab.spectral import Dense, eigenpairs, lanczos, slq, trace
 from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, state_of
 from tests.benchmarks.curvlab_questions import OwnQuestions
 from tests.benchmarks.problems import Arrays
 from tests.benchmarks.tools import Tool
 
 eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0 is
+
+OPERATORS = {"hessian": Hessian, "ggn": GaussNewton, "empirical_fisher": EmpiricalFisher}
 
 
 class CurvlabProducts(Tool):
@@ -61,7 +63,7 @@ class CurvlabProducts(Tool):
 
     def _operator(self, name: str) -> Any:
         if name not in self._operators:
-            self._operators[name] = self.fresh({"hessian": Hessian, "ggn": GaussNewton}[name])
+            self._operators[name] = self.fresh(OPERATORS[name])
         return self._operators[name]
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
@@ -83,6 +85,10 @@ class CurvlabProducts(Tool):
 
     def gauss_newton(self, vector: np.ndarray) -> np.ndarray:
         return np.asarray(self._operator("ggn").matvec(self._inward(vector)))[self._order]
+
+    def empirical_fisher(self, vector: np.ndarray) -> np.ndarray:
+        op = self._operator("empirical_fisher")
+        return np.asarray(op.matvec(self._inward(vector)))[self._order]
 
     def matmul_rate(self) -> float:
         """Return the floating-point operations per second of a large float32 matrix product."""
@@ -120,13 +126,18 @@ class Curvlab(OwnQuestions, CurvlabProducts):
     def quadrature(self, order: int, vectors: int, seed: int) -> dict[str, Any]:
         """Return the measure alone: all products go to Lanczos steps."""
         found = slq(
-            self.fresh(), jax.random.key(seed), order=order, vectors=vectors, noise_floor=0.0
+            self._operator("hessian"),
+            jax.random.key(seed),
+            order=order,
+            vectors=vectors,
+            noise_floor=0.0,
         )
         shares = found.vector_weights[:, None] * found.weights
         return {"nodes": found.nodes.ravel(), "weights": shares.ravel()}
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
-        run = lanczos(self.fresh(), jax.random.key(seed), order=min(budget, self.arrays.dim))
+        order = min(budget, self.arrays.dim)
+        run = lanczos(self._operator("hessian"), jax.random.key(seed), order=order)
         return run.ritz()[0]
 
     def top(self, count: int, order: int, seed: int) -> dict[str, Any]:
@@ -146,9 +157,12 @@ class Curvlab(OwnQuestions, CurvlabProducts):
         }
 
     def trace(self, budget: int, seed: int) -> dict[str, Any]:
-        """XTrace, as the others are asked for their best estimator."""
-        vectors = max(budget // 2, 8)
-        found = xtrace(self.fresh(), jax.random.key(seed), vectors=vectors, noise_floor=0.0)
+        """Half of the products for a Krylov space, half for the rest."""
+        op = self._operator("hessian")
+        vectors = budget // 2
+        found = trace(
+            op, jax.random.key(seed), sketch=budget - vectors, vectors=vectors, noise_floor=0.0
+        )
         return {"value": found.value, "low": found.low, "high": found.high}
 
 
@@ -160,7 +174,7 @@ class Arpack(CurvlabProducts):
     )
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
-        op = self.fresh().to_scipy()
+        op = self._operator("hessian").to_scipy()
         start = np.random.default_rng(seed).normal(size=self.arrays.dim).astype(op.dtype)
         # With this tolerance ARPACK stops after one factorisation: `ncv` products.
         size = min(budget, self.arrays.dim - 1)

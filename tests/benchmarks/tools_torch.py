@@ -137,13 +137,15 @@ class PyHessian(TorchTool):
         nodes, weights = self.fresh().density(iter=order, n_v=vectors)
         return {**measure(nodes, weights), "products": _calls[0] - before}
 
-    quadrature = spectrum
+    def quadrature(self, order: int, vectors: int, seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        return measure(*self._operator().density(iter=order, n_v=vectors))
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
         """Power iteration with deflation: the budget is shared between five eigenvalues."""
         torch.manual_seed(seed)
         # With a negative tolerance it never stops early on a small change.
-        values, _ = self.fresh().eigenvalues(maxIter=budget // 5, tol=-1.0, top_n=5)
+        values, _ = self._operator().eigenvalues(maxIter=budget // 5, tol=-1.0, top_n=5)
         return np.array(values)
 
     def top(self, count: int, order: int, seed: int) -> dict[str, Any]:
@@ -155,7 +157,7 @@ class PyHessian(TorchTool):
 
     def trace(self, budget: int, seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)
-        values = self.fresh().trace(maxIter=budget, tol=-1.0)
+        values = self._operator().trace(maxIter=budget, tol=-1.0)
         return {"value": float(np.mean(values)), "low": None, "high": None}
 
 
@@ -171,6 +173,7 @@ class Curvlinops(TorchTool):
         kinds = {
             "hessian": curvlinops.HessianLinearOperator,
             "ggn": curvlinops.GGNLinearOperator,
+            "empirical_fisher": curvlinops.EFLinearOperator,
         }
         op = kinds[name](self.model, self.loss, list(self.model.parameters()), [self.data])
         inner = op._matmat
@@ -193,6 +196,9 @@ class Curvlinops(TorchTool):
 
     def gauss_newton(self, vector: np.ndarray) -> np.ndarray:
         return self.unflat(self._operator("ggn") @ self.flat(vector))
+
+    def empirical_fisher(self, vector: np.ndarray) -> np.ndarray:
+        return self.unflat(self._operator("empirical_fisher") @ self.flat(vector))
 
     def bare_product(self, which: str = "hessian") -> Any:
         op = self._operator(which)
@@ -217,7 +223,7 @@ class Curvlinops(TorchTool):
         from curvlinops.papyan2020traces.spectrum import fast_lanczos
 
         torch.manual_seed(seed)
-        op = self.fresh()
+        op = self._operator("hessian")
         runs = [fast_lanczos(op, order) for _ in range(vectors)]
         return measure(
             np.array([values.numpy() for values, _ in runs]),
@@ -229,7 +235,7 @@ class Curvlinops(TorchTool):
 
         eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0
         start = np.random.default_rng(seed).normal(size=self.arrays.dim)
-        op = self.fresh().to_scipy()
+        op = self._operator("hessian").to_scipy()
         size = min(budget, self.arrays.dim - 1)
         return eigsh(
             op, k=min(10, size - 1), which="BE", ncv=size, tol=1e12, maxiter=1,
@@ -252,7 +258,7 @@ class Curvlinops(TorchTool):
         from curvlinops import xtrace
 
         torch.manual_seed(seed)
-        value = float(xtrace(self.fresh(), 2 * (budget // 2)))
+        value = float(xtrace(self._operator("hessian"), 2 * (budget // 2)))
         return {"value": value, "low": None, "high": None}
 
 
@@ -308,13 +314,18 @@ class Eigenthings(TorchTool):
         nodes = np.nan_to_num(found.raw_eigenvalues.numpy())
         return {**measure(nodes, found.raw_weights.numpy()), "products": self.products - before}
 
-    quadrature = spectrum
+    def quadrature(self, order: int, vectors: int, seed: int) -> dict[str, Any]:
+        from hessian_eigenthings.algorithms.spectral_density import spectral_density
+
+        op = self._operator("hessian")
+        found = spectral_density(op, num_runs=vectors, lanczos_steps=order, seed=seed)
+        return measure(np.nan_to_num(found.raw_eigenvalues.numpy()), found.raw_weights.numpy())
 
     def ritz(self, budget: int, seed: int) -> np.ndarray:
         from hessian_eigenthings.algorithms.lanczos import lanczos
 
         steps = min(budget, self.arrays.dim)
-        found = lanczos(self.fresh(), k=steps, max_iter=steps, which="LA", seed=seed)
+        found = lanczos(self._operator("hessian"), k=steps, max_iter=steps, which="LA", seed=seed)
         return found.eigenvalues.numpy()
 
     def top(self, count: int, order: int, seed: int) -> dict[str, Any]:
@@ -327,7 +338,7 @@ class Eigenthings(TorchTool):
     def trace(self, budget: int, seed: int) -> dict[str, Any]:
         from hessian_eigenthings.algorithms.trace import trace
 
-        found = trace(self.fresh(), num_matvecs=budget, seed=seed)
+        found = trace(self._operator("hessian"), num_matvecs=budget, seed=seed)
         half = 1.959964 * found.stderr  # it returns a standard error; the usual reading of it
         return {
             "value": found.estimate,

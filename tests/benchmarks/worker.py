@@ -31,6 +31,13 @@ TOOLS = {
     "traceax": "tools_jax:Traceax",
 }
 
+MATRICES = {
+    "hessian": "product",
+    "ggn": "gauss_newton",
+    "empirical_fisher": "empirical_fisher",
+}
+"""The method of a tool that multiplies each matrix."""
+
 
 def peak_bytes() -> int:
     """Return the largest resident size of this process so far."""
@@ -70,7 +77,7 @@ def answer(tool: Any, request: dict[str, Any]) -> dict[str, Any]:
     if kind == "same":  # loss, gradient, products, written to a file
         vectors = np.load(request["vectors"], allow_pickle=False)
         loss, gradient = tool.loss_and_gradient()
-        which = tool.gauss_newton if request.get("ggn") else tool.product
+        which = getattr(tool, MATRICES[request["matrix"]])
         products = np.stack([which(v.astype(tool.arrays.inputs.dtype)) for v in vectors])
         np.savez(request["to"], gradient=gradient, products=products)
         return {"loss": loss}
@@ -105,6 +112,7 @@ def serve() -> None:
     out.write(json.dumps({"ready": True}) + "\n")
     out.flush()
     for line in sys.stdin:
+        before = time.process_time()
         try:
             reply: dict[str, Any] = answer(tool, json.loads(line))
         except Absent as reason:
@@ -113,6 +121,7 @@ def serve() -> None:
             traceback.print_exc()
             reply = {"error": _brief(error)}
         reply["peak_bytes"] = peak_bytes()
+        reply["processor_seconds"] = time.process_time() - before
         out.write(json.dumps(reply) + "\n")
         out.flush()
 
