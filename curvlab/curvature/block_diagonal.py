@@ -42,10 +42,10 @@ class BlockDiagonal(DerivedOperator, ParameterOperator):
     """
 
     def __init__(self, whole: ParameterOperator, paths: Iterable[str]):
-        self.paths = tuple(paths)
+        self.paths = listed = tuple(paths)
         super().__init__(
             [whole],
-            f"block diagonal ({', '.join(self.paths)}) of {whole.estimand}",
+            lambda: f"block diagonal ({', '.join(listed)}) of {whole.estimand}",
             positive_semidefinite=whole.positive_semidefinite,
         )
         self.whole = whole
@@ -122,10 +122,12 @@ class SharedBlock(DerivedOperator, ParameterOperator):
 
     def __init__(self, whole: ParameterOperator, names: Iterable[str]):
         chosen = frozenset(names)
-        self.layout = part_of(whole.layout, [name in chosen for name in whole.layout.names])
+        self.layout = layout = part_of(
+            whole.layout, [name in chosen for name in whole.layout.names]
+        )
         super().__init__(
             [whole],
-            f"block ({', '.join(self.layout.names)}) of {whole.estimand}",
+            lambda: f"block ({', '.join(layout.names)}) of {whole.estimand}",
             dim=self.layout.dim,
             positive_semidefinite=whole.positive_semidefinite,
         )

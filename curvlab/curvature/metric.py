@@ -94,7 +94,7 @@ class InMetric(DerivedOperator, ParameterOperator):
     def __init__(self, plain: ParameterOperator, metric: Metric):
         super().__init__(
             [plain],
-            f"{plain.estimand}, in the {metric.name}",
+            lambda: f"{plain.estimand}, in the {metric.name}",
             positive_semidefinite=plain.positive_semidefinite,
         )
         self.plain = plain

@@ -189,8 +189,12 @@ class CurvatureOperator(ParameterOperator):
         self.layout = part_of(problem.layout, chosen)
         """Where each leaf lies in the flat vectors; leaves outside a block are None."""
         self.dim, self.dtype = self.layout.dim, self.layout.dtype
-        parts = None if all(chosen) else self.layout
-        self.estimand = f"{self.matrix} of {problem.describe(self.includes_penalty, parts)}"
+
+    @property
+    @override
+    def estimand(self) -> str:
+        parts = None if all(self._chosen) else self.layout
+        return f"{self.matrix} of {self.problem.describe(self.includes_penalty, parts)}"
 
     def _with(self, problem: Problem, chosen: tuple[bool, ...]) -> "CurvatureOperator":
         """Return this matrix, settings and all, of another problem or of other leaves."""

@@ -173,7 +173,11 @@ class Problem:
 
     @property
     def estimand(self) -> str:
-        """What is averaged over what, for reports."""
+        """What is averaged over what, for reports.
+
+        It ends with a fingerprint of the data, eight digits that change with any example but not
+        with their order or their batches; the first time it costs a pass over the bytes.
+        """
         return self.describe()
 
     def describe(self, penalty: bool = True, block: TreeLayout | None = None) -> str:
@@ -187,7 +191,13 @@ class Problem:
             if penalty
             else "penalty left out",
         ]
-        return ", ".join([*parts, self.data] if self.data else parts)
+        return ", ".join([*parts, *self.describe_data()])
+
+    def describe_data(self) -> list[str]:
+        """Return the name of the data, if they have one, and their fingerprint."""
+        found = self.source.fingerprint
+        named = [self.data] if self.data else []
+        return named if found is None else [*named, f"data {found:08x}"]
 
     def describe_parameters(self, block: TreeLayout | None = None) -> str:
         """Return how many parameters there are, or which of them a block has."""

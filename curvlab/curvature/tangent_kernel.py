@@ -175,13 +175,18 @@ class TangentKernel(SymmetricOperator):
         self._part = part_of(problem.layout, chosen)
         self.metrics = metrics
         self.dtype = self._part.dtype
+
+    @property
+    @override
+    def estimand(self) -> str:
+        problem = self.problem
         parts = [
             f"tangent kernel ({self.formula}) of {problem.examples} examples",
-            problem.describe_parameters(None if all(chosen) else self._part),
-            *([problem.data] if problem.data else []),
-            *(f"in the {metric.name}" for metric in metrics),
+            problem.describe_parameters(None if all(self._chosen) else self._part),
+            *problem.describe_data(),
+            *(f"in the {metric.name}" for metric in self.metrics),
         ]
-        self.estimand = ", ".join(parts)
+        return ", ".join(parts)
 
     def _with(
         self, problem: Problem, chosen: tuple[bool, ...], metrics: tuple[Metric, ...]

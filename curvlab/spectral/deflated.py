@@ -41,7 +41,7 @@ class Deflated(DerivedOperator):
     ):
         super().__init__(
             [op],
-            f"{op.estimand}, {len(rows)} vectors deflated",
+            lambda: f"{op.estimand}, {len(rows)} vectors deflated",
             positive_semidefinite=op.positive_semidefinite and value >= 0,
         )
         self.op, self.rows, self.value = op, rows, value

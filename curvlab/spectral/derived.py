@@ -5,7 +5,7 @@ and, on parameters, the metrics and blocks of :mod:`curvlab.curvature`.
 """
 
 import abc
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ class DerivedOperator(SymmetricOperator):
     parts
         The operators that products are computed with, at least one.
     estimand
-        What the matrix is, for reports.
+        What the matrix is, for reports, or a function that says it.
     dim
         Number of rows; by default that of the parts.
     positive_semidefinite
@@ -40,7 +40,7 @@ class DerivedOperator(SymmetricOperator):
     def __init__(
         self,
         parts: Sequence[SymmetricOperator],
-        estimand: str,
+        estimand: str | Callable[[], str],
         *,
         dim: int | None = None,
         positive_semidefinite: bool,
@@ -156,10 +156,14 @@ class Combination(DerivedOperator):
                 "A combination needs operators on one mesh of devices, got several. Build them on "
                 "one sharded problem."
             )
-        names = " + ".join(f"{c:g} × ({op.estimand})" for c, op in flat)
+
+        def described() -> str:
+            names = " + ".join(f"{c:g} × ({op.estimand})" for c, op in flat)
+            return f"{names} + {shift:g} × identity" if shift else names
+
         super().__init__(
             [op for _, op in flat],
-            f"{names} + {shift:g} × identity" if shift else names,
+            described,
             positive_semidefinite=shift >= 0
             and all(c >= 0 and op.positive_semidefinite for c, op in flat),
         )

@@ -6,7 +6,7 @@ and curvature matrices of networks in :mod:`curvlab.curvature`.
 """
 
 import abc
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsFloat
@@ -41,17 +41,31 @@ class SymmetricOperator(abc.ABC):
     dtype
         Dtype in which products are computed.
     estimand
-        What the matrix is, for reports.
+        What the matrix is, for reports; or a function that says it, called when it is first asked.
     positive_semidefinite
         Whether no eigenvalue is negative by construction.
     """
 
-    def __init__(self, dim: int, dtype: Any, estimand: str, *, positive_semidefinite: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        dtype: Any,
+        estimand: str | Callable[[], str],
+        *,
+        positive_semidefinite: bool = False,
+    ):
         self.dim = int(dim)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.estimand = estimand
+        self._estimand = estimand
         self.positive_semidefinite = positive_semidefinite
         self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+    @property
+    def estimand(self) -> str:
+        """What the matrix is, for reports."""
+        if not isinstance(self._estimand, str):
+            self._estimand = self._estimand()
+        return self._estimand
 
     @abc.abstractmethod
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:

@@ -149,11 +149,12 @@ def test_kernels_of_layers_sum_to_the_whole(x64):
 
 def test_estimands_name_block_and_metric(x64):
     op = TangentKernel(make(), outputs="trace")
+    data = op.estimand[-13:]  # "data" and eight digits
     assert op.block("head").in_metric(as_metric(ENTRIES)).estimand == (
         "tangent kernel (sum over 3 outputs, not normalised) of 11 examples, 12 of 43 parameters "
-        "(head/bias, head/kernel), in the drawn metric"
+        f"(head/bias, head/kernel), {data}, in the drawn metric"
     )
-    assert op.estimand.endswith("of 11 examples, 43 parameters")  # a reduction leaves the whole
+    assert op.estimand.endswith(f"of 11 examples, 43 parameters, {data}")  # the whole is left
 
 
 def test_blocks_and_metrics_that_do_not_exist(x64):
