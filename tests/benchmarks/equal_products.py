@@ -27,8 +27,11 @@ TRACES = (30, 99, 300)
 VECTORS = 2
 """Start vectors of a measure, each with all the products of its budget."""
 
-SECONDS, FEWEST, MOST = 1.2, 3, 20
+SECONDS, FEWEST, MOST = 1.0, 3, 20
 """Processor time for the seeds of one question after the first, fewest and most seeds."""
+
+SLOW = 5 * SECONDS
+"""After so much processor time the fewest seeds are not waited for."""
 
 
 def ask(bench: Bench) -> None:
@@ -164,7 +167,7 @@ def _seeds(draw: Callable[[int], tuple[dict[str, Any], float]]) -> list[dict[str
     """Draw with seeds 0, 1, ... as long as there is time; stop where there is no answer."""
     found, spent = [draw(0)[0]], 0.0  # the first compiles, so its time says nothing
     while "reason" not in found[-1] and len(found) < MOST:
-        if len(found) >= FEWEST and spent > SECONDS:
+        if spent > (SECONDS if len(found) >= FEWEST else SLOW):
             break
         errors, seconds = draw(len(found))
         found.append(errors)

@@ -169,6 +169,10 @@ def top_error(row: dict[str, Any]) -> float:
     return float(np.max([np.inf if v is None else v for v in row["largest"]]))
 
 
+def _answers(rows: list[dict[str, Any]]) -> int:
+    return sum("reason" not in row for row in rows)
+
+
 def _shown(scores: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return the last but one budget, with which tools differ most, or the only one."""
     return list(scores.items())[-2:][:1]
@@ -179,6 +183,7 @@ def _equal(found: dict[str, Any]) -> str:
         "problem",
         "tool",
         "products",
+        "seeds",
         "λ₁ … λ₅",
         "λ_min",
         "ghosts",
@@ -200,9 +205,11 @@ def _equal(found: dict[str, Any]) -> str:
                     middle(measures, lambda r: r["near_zero_mass_error"]),
                 )
                 if any(c is not None for c in cells):
-                    rows.append((problem, tool, budget, *(number(c, 2) for c in cells)))
+                    seeds = f"{_answers(runs)} and {_answers(measures)}"
+                    rows.append((problem, tool, budget, seeds, *(number(c, 2) for c in cells)))
     return (
-        f"Medians over seeds; measures from {VECTORS} start vectors of that many products each. "
+        "Medians over seeds (so many of eigenvalues and of measures); measures from "
+        f"{VECTORS} start vectors of that many products each. "
         "W₁ relative to max|λ|; K: Kolmogorov distance. Other numbers of products are in "
         "`docs/benchmarks.json`.\n\n" + table(head, rows)
     )
@@ -217,8 +224,9 @@ def _traces(found: dict[str, Any]) -> str:
                 held = [r["covered"] for r in runs if r.get("covered") is not None]
                 share = f"{sum(held)} of {len(held)}" if held else "no interval"
                 if error is not None:
-                    rows.append((problem, tool, budget, number(error, 2), share))
-    return table(("problem", "tool", "products", "relative error", "interval held"), rows)
+                    seeds = _answers(runs)
+                    rows.append((problem, tool, budget, seeds, number(error, 2), share))
+    return table(("problem", "tool", "products", "seeds", "relative error", "interval held"), rows)
 
 
 def _steps(found: dict[str, Any]) -> str:

@@ -176,8 +176,9 @@ class Arpack(CurvlabProducts):
     def ritz(self, budget: int, seed: int) -> np.ndarray:
         op = self._operator("hessian").to_scipy()
         start = np.random.default_rng(seed).normal(size=self.arrays.dim).astype(op.dtype)
-        # With this tolerance ARPACK stops after one factorisation: `ncv` products.
-        size = min(budget, self.arrays.dim - 1)
+        # With this tolerance ARPACK stops after one factorisation: `ncv` products, after one for
+        # the start vector.
+        size = min(budget, self.arrays.dim) - 1
         return eigsh(
             op, k=min(10, size - 1), which="BE", ncv=size, tol=1e12, v0=start, maxiter=1,
             return_eigenvectors=False,

@@ -236,7 +236,7 @@ class Curvlinops(TorchTool):
         eigsh: Any = linalg.eigsh  # SciPy is untyped: `tol` would be an int, as its default 0
         start = np.random.default_rng(seed).normal(size=self.arrays.dim)
         op = self._operator("hessian").to_scipy()
-        size = min(budget, self.arrays.dim - 1)
+        size = min(budget, self.arrays.dim) - 1  # ARPACK multiplies the start vector first
         return eigsh(
             op, k=min(10, size - 1), which="BE", ncv=size, tol=1e12, maxiter=1,
             v0=start.astype(op.dtype), return_eigenvectors=False,
