@@ -10,6 +10,7 @@ from tests.benchmarks import problems
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, state_of
 from tests.benchmarks.environments import Environments
+from tests.benchmarks.equal_products import SECONDS, _seeds
 from tests.benchmarks.networks_jax import predictor
 from tests.benchmarks.product_cost import flops
 from tests.benchmarks.report import BEGIN, END, draw
@@ -136,6 +137,16 @@ def test_targets_say_what_was_reached_and_what_was_missed():
     # A single draw of each says nothing.
     assert found["error at equal products, trace / other tools", "healthy"] is None
     assert found["peak memory of a density / parameters", "100,000,000 parameters"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count"), [(0.0, 20), (SECONDS / 4, 6), (SECONDS, 3), (6 * SECONDS, 2)]
+)
+def test_as_many_seeds_as_there_is_time_for(seconds, count):
+    # The first draw compiles: its time is not counted.
+    draws = _seeds(lambda seed: ({"error": seed}, seconds if seed else 100 * SECONDS))
+    assert [draw["error"] for draw in draws] == list(range(count))
+    assert len(_seeds(lambda seed: ({"reason": "traces only"}, seconds))) == 1
 
 
 def equal(*others, own=1.0, seeds=20):
