@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.benchmarks import problems
+from tests.benchmarks import problems, same_object
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, state_of
 from tests.benchmarks.environments import Environments
@@ -147,6 +147,31 @@ def test_as_many_seeds_as_there_is_time_for(seconds, count):
     draws = _seeds(lambda seed: ({"error": seed}, seconds if seed else 100 * SECONDS))
     assert [draw["error"] for draw in draws] == list(range(count))
     assert len(_seeds(lambda seed: ({"reason": "traces only"}, seconds))) == 1
+
+
+def test_without_an_answer_of_curvlab_nothing_is_compared(tmp_path, monkeypatch):
+    class Silent:
+        def __init__(self, tool, *_):
+            self.tool = tool
+
+        def ask(self, do, *, to, **_):
+            if self.tool == "curvlab":
+                return {"error": "took longer than 600 s"}
+            np.savez(to, gradient=np.ones(2), products=np.ones((1, 2)))
+            return {"loss": 1.0}
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda *_: None  # noqa: E731
+
+    monkeypatch.setattr(same_object, "Worker", Silent)
+    bench = Bench(Environments(tmp_path), tmp_path / "results.json", quick=True)
+    stale = tmp_path / "gate" / "small-mlp-0-curvlab-hessian.npz"
+    stale.parent.mkdir()
+    np.savez(stale, gradient=np.ones(2), products=np.ones((1, 2)))
+    same_object.ask(bench)
+    found = bench.results["same_object"]["small-mlp"]["float32"]
+    assert found["curvlab"]["hessian"] == {"reason": "took longer than 600 s"}
+    assert "no answer" in found["pyhessian"]["hessian"]["reason"]
 
 
 def equal(*others, own=1.0, seeds=20):
