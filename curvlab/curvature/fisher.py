@@ -15,8 +15,8 @@ from typing_extensions import override
 from curvlab.core.errors import OperatorError, ProblemError
 from curvlab.curvature.drawn_targets import draw_targets, require_one_output
 from curvlab.curvature.gradient_covariance import GradientSecondMoment
-from curvlab.curvature.operator import CurvatureOperator, LinearMap
-from curvlab.curvature.output_maps import pull_back, weigh
+from curvlab.curvature.operator import LinearMap
+from curvlab.curvature.output_maps import OutputCurvature, weigh
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.objectives.likelihoods import Likelihood, likelihood_of
 
@@ -41,7 +41,7 @@ def _likelihood(problem: Problem, given: Likelihood | None) -> Likelihood:
     return likelihood
 
 
-class Fisher(CurvatureOperator):
+class Fisher(OutputCurvature):
     """``F = (1/n) Σ_i J_iᵀ E_{y ~ p(·|f_i)}[∇l ∇lᵀ] J_i``, the expectation in closed form.
 
     Positive semidefinite. Equal to the Gauss-Newton matrix for cross-entropy and squared error,
@@ -64,7 +64,7 @@ class Fisher(CurvatureOperator):
 
     Notes
     -----
-    A product costs one Jacobian product and one transposed, about one gradient.
+    A product costs as much as one of :class:`curvlab.GaussNewton`.
 
     References
     ----------
@@ -73,7 +73,6 @@ class Fisher(CurvatureOperator):
     """
 
     matrix = "Fisher matrix"
-    includes_penalty = False
 
     def __init__(self, problem: Problem, *, likelihood: Likelihood | None = None):
         self.likelihood = _likelihood(problem, likelihood)
@@ -86,15 +85,13 @@ class Fisher(CurvatureOperator):
 
     @staticmethod
     @override
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
-        likelihood, inner = state
+    def inner_state(state: PyTree) -> PyTree:
+        return state[1]
 
-        def predict(point: PyTree) -> Array:
-            return objective.outputs(point, batch.inputs, inner)
-
-        outputs, forward = jax.linearize(predict, params)
-        middle = jax.tree_util.Partial(_expected, likelihood, outputs, batch.weights)
-        return jax.tree_util.Partial(pull_back, forward, middle)
+    @staticmethod
+    @override
+    def middle(objective: Objective, outputs: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+        return jax.tree_util.Partial(_expected, state[0], outputs, batch.weights)
 
 
 def _expected(likelihood: Likelihood, outputs: Array, weights: Array, tangent: Array) -> Array:
@@ -130,7 +127,7 @@ class _Sampler:
         return jax.vmap(self.likelihood.draw, in_axes=(0, None))(keys, output)
 
 
-class MonteCarloFisher(CurvatureOperator):
+class MonteCarloFisher(OutputCurvature):
     """``F = (1/nS) Σ_i Σ_s g_is g_isᵀ``: gradients for ``S`` targets drawn from the predictions.
 
     An unbiased estimate of :class:`Fisher`, positive semidefinite, of rank at most ``nS``. The
@@ -162,7 +159,6 @@ class MonteCarloFisher(CurvatureOperator):
     """
 
     matrix = "Monte-Carlo Fisher matrix"
-    includes_penalty = False
 
     def __init__(
         self,
@@ -189,23 +185,18 @@ class MonteCarloFisher(CurvatureOperator):
 
     @staticmethod
     @override
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    def middle(objective: Objective, outputs: PyTree, batch: Batch, state: PyTree) -> LinearMap:
         sampled = objective.loss
         assert isinstance(sampled, _SampledLoss)
 
-        def predict(point: PyTree) -> PyTree:
-            return objective.outputs(point, batch.inputs, state)
-
-        def gradient(outputs: Array, targets: Array) -> Array:
+        def gradient(targets: Array) -> Array:
             def total(point: Array) -> Array:
                 return sampled.likelihood.negative_log(point, targets).sum()
 
             return jax.grad(total)(outputs)
 
-        outputs, forward = jax.linearize(predict, params)
-        residuals = jax.vmap(gradient, in_axes=(None, 1), out_axes=1)(outputs, batch.targets)
-        middle = jax.tree_util.Partial(_outer, residuals, batch.weights)
-        return jax.tree_util.Partial(pull_back, forward, middle)
+        residuals = jax.vmap(gradient, in_axes=1, out_axes=1)(batch.targets)
+        return jax.tree_util.Partial(_outer, residuals, batch.weights)
 
 
 def _outer(residuals: Array, weights: Array, tangent: Array) -> Array:

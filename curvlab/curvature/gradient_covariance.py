@@ -48,9 +48,11 @@ class GradientSecondMoment(CurvatureOperator):
         _require_losses(problem)
         super().__init__(problem, positive_semidefinite=True)
 
-    @staticmethod
+    @classmethod
     @override
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    def linearise(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
         def losses(point: PyTree) -> Array:
             return objective.losses(point, batch, state)
 
@@ -99,9 +101,11 @@ class GradientCovariance(CurvatureOperator):
     def state(self) -> PyTree:
         return self._mean_gradient, self.problem.state
 
-    @staticmethod
+    @classmethod
     @override
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    def linearise(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
         mean, inner = state
 
         def losses(point: PyTree) -> Array:

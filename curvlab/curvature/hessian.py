@@ -25,9 +25,11 @@ class Hessian(CurvatureOperator):
 
     matrix = "Hessian"
 
-    @staticmethod
+    @classmethod
     @override
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    def linearise(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
         def gradient(point: PyTree) -> PyTree:
             return jax.grad(objective.total)(point, batch, state)
 

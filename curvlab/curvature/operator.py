@@ -12,7 +12,7 @@ import abc
 import copy
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
 
@@ -152,8 +152,8 @@ class CurvatureOperator(ParameterOperator):
     """A symmetric matrix of second-order information about a :class:`Problem`.
 
     Products use the flat layout of the problem's parameters. Data in memory are linearised once
-    and the residuals kept; streamed data are linearised anew in every product, which costs one
-    forward and backward pass more and keeps nothing.
+    and what products need is kept; streamed data are linearised anew in every product, which costs
+    one forward and backward pass more and keeps nothing.
 
     Parameters
     ----------
@@ -171,6 +171,8 @@ class CurvatureOperator(ParameterOperator):
 
     includes_penalty: ClassVar[bool] = True
     """Whether the Hessian of the penalty is part of the matrix."""
+
+    _is_reference = False
 
     def __init__(self, problem: Problem, *, positive_semidefinite: bool = False):
         check_problem(problem)
@@ -202,14 +204,32 @@ class CurvatureOperator(ParameterOperator):
         other._set(problem, chosen)
         return other
 
-    @staticmethod
+    @classmethod
     @abc.abstractmethod
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    def linearise(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
         """Return the linear map of this matrix for the sum of losses over one batch."""
+
+    @classmethod
+    def linearise_to_keep(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
+        """Return the same map for many products, where making it may cost more."""
+        return cls.linearise(objective, params, batch, state)
 
     def linearisation(self) -> Linearisation:
         """Return the static part of this matrix."""
         return Linearisation(type(self).linearise, self.problem.objective, self._chosen)
+
+    @property
+    def _kept(self) -> Linearisation:
+        """The static part of what products go through."""
+        batches = self.problem.source.listed or ()
+        # Several batches are there to save memory; a reference makes a few products of its own.
+        if len(batches) != 1 or self._is_reference:
+            return self.linearisation()
+        return replace(self.linearisation(), linearise=type(self).linearise_to_keep)
 
     def state(self) -> PyTree:
         """Return what the linearisation takes besides parameters and data."""
@@ -217,7 +237,7 @@ class CurvatureOperator(ParameterOperator):
 
     @cached_property
     def _maps(self) -> tuple[LinearMap, ...]:
-        problem, how, state = self.problem, self.linearisation(), self.state()
+        problem, how, state = self.problem, self._kept, self.state()
         with exact_matmul():  # whoever asks first
             return tuple(
                 _linearised(how, problem.params, batch, state) for batch in problem.placed()
@@ -237,7 +257,7 @@ class CurvatureOperator(ParameterOperator):
 
     @override
     def program(self) -> Hashable:
-        return type(self), self.linearisation(), self.problem.layout
+        return type(self), self._kept, self.problem.layout
 
     @override
     def cross_check(
@@ -257,7 +277,7 @@ class CurvatureOperator(ParameterOperator):
         Counted by XLA on the first batch before it optimises, once for each program. Streamed data
         are linearised anew in every product.
         """
-        how, batch = self.linearisation(), next(iter(self.problem.placed()))
+        how, batch = self._kept, next(iter(self.problem.placed()))
         key = (how, self.problem.streamed, jnp.shape(batch.weights))
         if key not in _operations:
             problem = self.problem
@@ -309,7 +329,7 @@ class CurvatureOperator(ParameterOperator):
             vectors = place(vectors, replicated(problem.mesh))
         factor = jnp.asarray(1 / problem.total_weight, vectors.dtype)
         if problem.streamed:
-            how, state = self.linearisation(), self.state()
+            how, state = self._kept, self.state()
             total = sum_over(
                 problem.placed(),
                 lambda batch: _apply_once(
@@ -374,10 +394,16 @@ class CurvatureOperator(ParameterOperator):
 
     @cached_property
     def _reference(self) -> "CurvatureOperator | None":
+        found = None
         if self.dtype != np.float64:
             with float64():
                 promoted = self.problem.promoted()
                 if computes_in_float64(promoted):
-                    return self._with(promoted, self._chosen)
-        reordered = self.problem.reordered()
-        return None if reordered is self.problem else self._with(reordered, self._chosen)
+                    found = self._with(promoted, self._chosen)
+        if found is None:
+            reordered = self.problem.reordered()
+            if reordered is self.problem:
+                return None
+            found = self._with(reordered, self._chosen)
+        found._is_reference = True
+        return found

@@ -1,18 +1,69 @@
 """Linear maps between parameters and outputs, and the loss as a function of the outputs."""
 
+import abc
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
+from typing_extensions import override
 
-from curvlab.curvature.operator import LinearMap
+from curvlab.curvature.operator import CurvatureOperator, LinearMap
+from curvlab.curvature.output_jacobian import Linearised, linearise_once, linearise_outputs
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.objectives import likelihood_of
 
 LARGEST_OUTPUT = 64
 """Up to this many outputs of an example their Hessian is looked at as a dense matrix."""
+
+
+class OutputCurvature(CurvatureOperator):
+    """A matrix ``Σ_i J_iᵀ B_i J_i`` with the Jacobian ``J`` of the outputs."""
+
+    includes_penalty = False
+
+    @staticmethod
+    @abc.abstractmethod
+    def middle(objective: Objective, outputs: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+        """Return ``B`` for all examples of a batch, with their weights."""
+
+    @staticmethod
+    def inner_state(state: PyTree) -> PyTree:
+        """Return what the prediction takes of :meth:`state`."""
+        return state
+
+    @classmethod
+    @override
+    def linearise(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
+        return cls._through(linearise_once, objective, params, batch, state)
+
+    @classmethod
+    @override
+    def linearise_to_keep(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
+        return cls._through(linearise_outputs, objective, params, batch, state)
+
+    @classmethod
+    def _through(
+        cls,
+        derive: Callable[..., Linearised],
+        objective: Objective,
+        params: PyTree,
+        batch: Batch,
+        state: PyTree,
+    ) -> LinearMap:
+        def predict(point: PyTree, inputs: PyTree) -> PyTree:
+            return objective.outputs(point, inputs, cls.inner_state(state))
+
+        outputs, forward = derive(predict, params, batch.inputs)
+        return jax.tree_util.Partial(
+            pull_back, forward, cls.middle(objective, outputs, batch, state)
+        )
 
 
 def pull_back(forward: LinearMap, middle: LinearMap, vector: PyTree) -> PyTree:

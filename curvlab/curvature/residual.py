@@ -49,9 +49,11 @@ class ResidualCurvature(CurvatureOperator):
             )
         super().__init__(problem)
 
-    @staticmethod
+    @classmethod
     @override
-    def linearise(objective: Objective, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
+    def linearise(
+        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
+    ) -> LinearMap:
         def total(outputs: PyTree) -> Array:
             losses = objective.loss(outputs, batch.targets)
             return jnp.sum(batch.weights.astype(losses.dtype) * losses)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from curvlab.curvature import GaussNewton
 from tests.benchmarks import problems, same_object
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.curvlab_networks import as_tree, flat_order, predict_of, state_of
@@ -15,6 +16,7 @@ from tests.benchmarks.networks_jax import predictor
 from tests.benchmarks.product_cost import flops
 from tests.benchmarks.report import BEGIN, END, draw
 from tests.benchmarks.targets import targets
+from tests.benchmarks.tools_curvlab import Curvlab
 
 ROW = {"seconds": 1.0, "spread": [1, 1], "peak_bytes": 2**30}
 DENSITY = {**ROW, "first_seconds": 2.0, "only_first": False, "products": 98, "band_width": 0.1}
@@ -122,6 +124,18 @@ def test_counted_operations_of_a_layer():
         "hessian": 2 * first + 6 * second,
         "ggn": 2 * first + 4 * second,
     }
+
+
+def test_counted_operations_are_those_of_the_products():
+    """Against the operations that XLA counts, elementwise ones included."""
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(100, 64)).astype(np.float32), rng.integers(0, 5, 100)
+    for widths in ([64, 512, 512, 5], [64, 128, 128, 10]):
+        spec = {"kind": "mlp", "activation": "relu", "widths": widths}
+        arrays = problems.Arrays(spec, problems.initial(spec, 0), inputs, targets)
+        counted = flops(spec, 100)
+        ours = Curvlab(arrays).fresh(GaussNewton).gradients_per_product()
+        assert counted["ggn"] / counted["gradient"] == pytest.approx(ours, rel=0.005)
 
 
 def test_targets_say_what_was_reached_and_what_was_missed():
