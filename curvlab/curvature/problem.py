@@ -233,7 +233,7 @@ class Problem:
                 self.placed(),
                 lambda batch: batch_gradient(self.objective, point, batch, self.state),
             )
-            mean = jax.tree.map(lambda leaf: leaf / self.total_weight, total)
+            mean = _divided(total, self.total_weight)
             if self.penalty is not None:
                 mean = jax.tree.map(jnp.add, mean, jax.grad(self.penalty)(point))
         return mean
@@ -337,6 +337,11 @@ class Problem:
         return jax.enable_x64(self._x64)
 
 
+@partial(jax.jit, donate_argnames="total")
+def _divided(total: PyTree, weight: float) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf / weight, total)
+
+
 def _own(leaf: Any) -> Array:
     """Return an array that nobody changes: on a CPU JAX would share the memory of NumPy's."""
     return jnp.array(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
@@ -349,14 +354,24 @@ def _concatenated(leaves: Sequence[Any]) -> Any:
 
 
 def _check_finite(params: PyTree) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if is_floating(leaf):
-            bad = int((~jnp.isfinite(leaf)).sum())
-            if bad:
-                raise ProblemError(
-                    f"Parameter {path_name(path)!r} holds {bad} of {leaf.size} values that are NaN "
-                    "or infinite. Curvature is not defined there; analyse an earlier checkpoint."
-                )
+    floating = [
+        (path, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if is_floating(leaf)
+    ]
+    counts = jax.device_get(_broken([leaf for _, leaf in floating]))
+    for (path, leaf), bad in zip(floating, counts, strict=True):
+        if bad:
+            raise ProblemError(
+                f"Parameter {path_name(path)!r} holds {bad} of {leaf.size} values that are NaN "
+                "or infinite. Curvature is not defined there; analyse an earlier checkpoint."
+            )
+
+
+@jax.jit
+def _broken(leaves: list[Array]) -> list[Array]:
+    """Return how many entries of each array are NaN or infinite."""
+    return [(~jnp.isfinite(leaf)).sum() for leaf in leaves]
 
 
 def _spread(params: PyTree, mesh: Mesh) -> PyTree:
