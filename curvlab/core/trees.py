@@ -105,11 +105,16 @@ class TreeLayout:
         Vectors wider than :attr:`dtype` give leaves of their own dtype.
         """
         wide = vector.dtype == np.float64 and self.dtype != np.float64
-        ends = np.cumsum(self.sizes)[:-1].tolist()
-        leaves = [
-            piece.reshape(shape).astype("float64" if wide else dtype)
-            for piece, shape, dtype in zip(
-                jnp.split(vector, ends), self.shapes, self.dtypes, strict=True
-            )
-        ]
+        return self.cut(vector) if wide else self.cast(self.cut(vector))
+
+    def cut(self, vector: Float[Array, " dim"]) -> PyTree:
+        """Cut ``vector`` into a tree of these shapes, all in its own dtype."""
+        pieces = jnp.split(vector, np.cumsum(self.sizes)[:-1].tolist())
+        leaves = [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)  # type: ignore[arg-type]
+
+    def cast(self, tree: PyTree) -> PyTree:
+        """Return a tree of these shapes in the dtypes of this layout."""
+        leaves = zip(jax.tree.leaves(tree), self.dtypes, strict=True)
+        cast = [leaf.astype(dtype) for leaf, dtype in leaves]
+        return jax.tree_util.tree_unflatten(self.treedef, cast)  # type: ignore[arg-type]

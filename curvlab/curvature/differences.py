@@ -16,12 +16,15 @@ from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.devices import place, replicated
 from curvlab.core.errors import ProblemError
-from curvlab.core.precision import exact_matmul, float64
-from curvlab.core.trees import TreeLayout
+from curvlab.core.precision import exact_matmul, float64, promote
+from curvlab.core.sketch import sketch
 from curvlab.curvature.objective import Objective
 from curvlab.curvature.problem import Batch, Problem
 from curvlab.curvature.selection import merge, split
 from curvlab.curvature.sentinel import computes_in_float64, few_examples
+from curvlab.spectral.recurrence import inner
+
+Sketch = Float[np.ndarray, " buckets"]
 
 CLOSE = 0.05
 """Relative gap up to which product and finite difference agree; float32 leaves about 0.005."""
@@ -39,8 +42,8 @@ EXAMINED = 1 << 25
 def compare_with_gradient(
     problem: Problem,
     chosen: tuple[bool, ...],
-    vector: Float[np.ndarray, " dim"],
-    image: Float[np.ndarray, " dim"],
+    vector: PyTree,
+    image: Sketch,
 ) -> tuple[str, ...]:
     """Compare a Hessian product with ``(∇L(θ + hv) - ∇L(θ - hv)) / 2h``.
 
@@ -55,7 +58,8 @@ def compare_with_gradient(
     chosen
         For each leaf of the parameters, whether the Hessian has rows for it.
     vector, image
-        ``v`` and the product with it.
+        ``v``, a tree like the chosen leaves, and the :func:`~curvlab.core.sketch.sketch` of the
+        product with it.
 
     Returns
     -------
@@ -91,9 +95,7 @@ def compare_with_gradient(
     )
 
 
-def compare_with_loss(
-    problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
-) -> None:
+def compare_with_loss(problem: Problem, chosen: tuple[bool, ...], vector: PyTree) -> None:
     """Compare the slope of the loss along ``v`` with ``(L(θ + hv) - L(θ - hv)) / 2h``.
 
     For matrices made of first derivatives. On two examples in float64, at steps so small that they
@@ -109,7 +111,7 @@ def compare_with_loss(
         if small is None:
             return
         (batch,) = small.placed()
-        line = _Line(small, chosen, vector.astype(np.float64))
+        line = _Line(small, chosen, promote(vector))
 
         def loss_and_slope(relative: float) -> tuple[Float[np.ndarray, "1"], ...]:
             with small.precision(), exact_matmul():
@@ -140,51 +142,42 @@ def _wrong(problem: Problem, matrix: str, function: str, gap: float) -> ProblemE
 class _Line:
     """The line ``θ + h v`` through the chosen leaves of the parameters."""
 
-    def __init__(
-        self, problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
-    ):
+    def __init__(self, problem: Problem, chosen: tuple[bool, ...], vector: PyTree):
         self._problem, self._chosen = problem, chosen
         free, fixed = split(problem.params, chosen)
-        self._layout = TreeLayout.of(free)
-        self.unit = (_length(self.flat(problem.params)) or 1.0) / _length(vector)
+        with float64():
+            lengths = [float(inner(tree, tree)) ** 0.5 for tree in (free, vector)]
+        self.unit = (lengths[0] or 1.0) / lengths[1]
         with problem.precision():
-            flat = jnp.asarray(vector)
-            if problem.mesh is not None:
-                flat = place(flat, replicated(problem.mesh))
-            direction = self._layout.unravel(flat)
+            direction = jax.tree.map(lambda v, leaf: v.astype(leaf.dtype), vector, free)
             self.direction = merge(direction, jax.tree.map(jnp.zeros_like, fixed))
 
-    def flat(self, tree: PyTree) -> Float[np.ndarray, " dim"]:
-        """Return the chosen leaves as one vector on the host."""
-        problem = self._problem
-        with problem.precision():
-            vector = self._layout.ravel(split(tree, self._chosen)[0])
-            if problem.mesh is not None:
-                vector = place(vector, replicated(problem.mesh))
-        return np.asarray(vector)
+    def sketch(self, tree: PyTree) -> Sketch:
+        """Return the sketch of the chosen leaves."""
+        part, _ = split(tree, self._chosen)
+        mesh = self._problem.mesh
+        return sketch(part if mesh is None else place(part, replicated(mesh)))
 
-    def quotient(
-        self, gradient: Callable[[PyTree], PyTree], relative: float
-    ) -> Float[np.ndarray, " dim"]:
+    def quotient(self, gradient: Callable[[PyTree], PyTree], relative: float) -> Sketch:
         """Return the central difference of a gradient with ``h = relative × ‖θ‖ / ‖v‖``."""
+        # In sketches, so that one gradient is held at a time.
         with self._problem.precision():
-            ahead = self.flat(gradient(self.at(relative)))
-            difference = ahead - self.flat(gradient(self.at(-relative)))
-        difference /= difference.dtype.type(2 * relative * self.unit)
-        return difference
+            ahead = self.sketch(gradient(self.at(relative)))
+            behind = self.sketch(gradient(self.at(-relative)))
+        return (ahead - behind) / (2 * relative * self.unit)
 
     def at(self, relative: float) -> PyTree:
         """Return the parameters at ``θ + relative × ‖θ‖ / ‖v‖ × v``."""
-        step = relative * self.unit
-        return jax.tree.map(
-            lambda leaf, v: leaf + jnp.asarray(step, leaf.dtype) * v,
-            self._problem.params,
-            self.direction,
-        )
+        return _moved(self._problem.params, self.direction, relative * self.unit)
 
-    def product(self, map_: Callable[[PyTree, PyTree], PyTree]) -> Float[np.ndarray, " dim"]:
+    def product(self, map_: Callable[[PyTree, PyTree], PyTree]) -> Sketch:
         """Return the image of ``v`` under ``map_(params, direction)``."""
-        return self.flat(map_(self._problem.params, self.direction))
+        return self.sketch(map_(self._problem.params, self.direction))
+
+
+@jax.jit
+def _moved(params: PyTree, direction: PyTree, step: float) -> PyTree:
+    return jax.tree.map(lambda leaf, v: leaf + jnp.asarray(step, leaf.dtype) * v, params, direction)
 
 
 @partial(jax.jit, static_argnames="objective")
@@ -204,9 +197,7 @@ def _loss_and_slope(
     return jax.jvp(lambda point: objective.total(point, batch, state), (params,), (direction,))
 
 
-def _gap_between_kinks(
-    problem: Problem, chosen: tuple[bool, ...], vector: Float[np.ndarray, " dim"]
-) -> float | None:
+def _gap_between_kinks(problem: Problem, chosen: tuple[bool, ...], vector: PyTree) -> float | None:
     """Return the smallest gap on two examples in float64; None if it cannot be told."""
     small = _two_examples(problem)
     if small is None:
@@ -218,7 +209,7 @@ def _gap_between_kinks(
             return _gradient_and_product(small.objective, params, batch, small.state, direction)
 
     zero = jax.tree.map(jnp.zeros_like, small.params)
-    line = _Line(small, chosen, vector.astype(np.float64))
+    line = _Line(small, chosen, promote(vector))
     image = line.product(lambda params, direction: both(params, direction)[1])
     quotients = [
         line.quotient(lambda params: both(params, zero)[0], relative) for relative in SMALL_STEPS
@@ -239,9 +230,7 @@ def _two_examples(problem: Problem) -> Problem | None:
     return replace(small, params=_beside(small.params))
 
 
-def _closest(
-    quotients: list[Float[np.ndarray, " dim"]], image: Float[np.ndarray, " dim"]
-) -> float | None:
+def _closest(quotients: list[Sketch], image: Sketch) -> float | None:
     """Return the smallest gap to any quotient; None if no two steps agree with each other."""
     apart = min(_distance(*pair) for pair in itertools.combinations(quotients, 2))
     if apart > WRONG:  # rounding: nearly nothing is left of the gradient of fitted examples
@@ -258,12 +247,7 @@ def _beside(params: PyTree) -> PyTree:
     return jax.tree.unflatten(tree, moved)
 
 
-def _distance(found: Float[np.ndarray, " dim"], expected: Float[np.ndarray, " dim"]) -> float:
+def _distance(found: Sketch, expected: Sketch) -> float:
     """Return ``‖found - expected‖`` relative to the longer of the two; 0 if both are zero."""
-    longest = max(_length(found), _length(expected))
-    return _length(found - expected) / longest if longest else 0.0
-
-
-def _length(vector: Float[np.ndarray, " dim"]) -> float:
-    # Summed in float64: the squares of entries below 1e-19 vanish in float32.
-    return float(np.einsum("i,i->", vector, vector, dtype=np.float64)) ** 0.5
+    longest = max(np.linalg.norm(found), np.linalg.norm(expected))
+    return float(np.linalg.norm(found - expected) / longest) if longest else 0.0

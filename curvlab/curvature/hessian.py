@@ -36,8 +36,6 @@ class Hessian(CurvatureOperator):
         return jax.linearize(gradient, params)[1]
 
     @override
-    def cross_check(
-        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
-    ) -> tuple[str, ...]:
+    def cross_check(self, vector: PyTree, image: Float[np.ndarray, " buckets"]) -> tuple[str, ...]:
         compared = compare_with_gradient(self.problem, self._chosen, vector, image)
         return (*remarks(self.problem), *compared)

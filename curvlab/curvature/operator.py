@@ -46,6 +46,12 @@ from curvlab.spectral.operator import SymmetricOperator
 BLOCK = 4
 """Vectors pushed through one linearisation of streamed data."""
 
+LARGE = 1 << 25
+"""Parameters above which products without a basis are those of trees, with no flat copies.
+
+Below, copies are small and the program of the flat product, which other methods need, serves both.
+"""
+
 LinearMap = Callable[[PyTree], PyTree]
 Linearise = Callable[[Objective, PyTree, Batch, PyTree], LinearMap]
 
@@ -117,6 +123,25 @@ def _apply(linear: LinearMap, vector: Array, factor: Array, layout: TreeLayout) 
         return layout.ravel(linear(layout.unravel(flat))) * factor.astype(flat.dtype)
 
     return one(vector) if vector.ndim == 1 else jax.vmap(one)(vector)
+
+
+@partial(jax.jit, static_argnames="layout", donate_argnames="total")
+def _add(
+    linear: LinearMap, total: PyTree, vector: PyTree, factor: Array, layout: TreeLayout
+) -> PyTree:
+    """Return ``total`` plus a multiple of the image of one tree, in the memory of ``total``."""
+    image = linear(layout.cast(vector))
+    return jax.tree.map(lambda t, leaf: t + factor * leaf.astype(t.dtype), total, image)
+
+
+@partial(jax.jit, static_argnames="layout")
+def _cut(layout: TreeLayout, vector: Array) -> PyTree:
+    return layout.cut(vector)
+
+
+@partial(jax.jit, static_argnames="layout")
+def _ravel(layout: TreeLayout, tree: PyTree) -> Array:
+    return layout.ravel(tree)
 
 
 @partial(jax.jit, static_argnames=("how", "layout"))
@@ -260,9 +285,7 @@ class CurvatureOperator(ParameterOperator):
         return type(self), self._kept, self.problem.layout
 
     @override
-    def cross_check(
-        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
-    ) -> tuple[str, ...]:
+    def cross_check(self, vector: PyTree, image: Float[np.ndarray, " buckets"]) -> tuple[str, ...]:
         compare_with_loss(self.problem, self._chosen, vector)
         return remarks(self.problem)
 
@@ -282,7 +305,8 @@ class CurvatureOperator(ParameterOperator):
         if key not in _operations:
             problem = self.problem
             with self.precision():
-                vector, factor = jnp.zeros(self.dim, self.dtype), jnp.ones((), self.dtype)
+                vector = jax.ShapeDtypeStruct((self.dim,), self.dtype)
+                factor = jax.ShapeDtypeStruct((), self.dtype)
                 if problem.streamed:
                     product = _apply_once.lower(
                         how, problem.params, batch, self.state(), vector, factor, self.layout
@@ -300,6 +324,35 @@ class CurvatureOperator(ParameterOperator):
     @override
     def product(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
         return self._push(vector)
+
+    @override
+    def unflatten(self, vector: Float[Any, " dim"]) -> PyTree:
+        """Return a flat vector as a tree like the parameters, in this operator's dtype."""
+        with self.precision():
+            return _cut(self.layout, self._cast(vector))
+
+    @override
+    def flatten(self, vector: PyTree) -> Float[Array, " dim"]:
+        with self.precision():
+            return _ravel(self.layout, vector)
+
+    @override
+    def add_product(self, total: PyTree, vector: PyTree) -> PyTree:
+        """Return ``total + A v`` for trees like the parameters, in the memory of ``total``.
+
+        By way of a flat product for streamed data, and for up to :data:`LARGE` parameters.
+        """
+        problem = self.problem
+        if problem.streamed or self.dim <= LARGE:
+            return super().add_product(total, vector)
+        with self.precision(), exact_matmul(), explained_derivatives():
+            factor = jnp.asarray(1 / problem.total_weight, self.dtype)
+            maps = [(linear, factor) for linear in self._maps]
+            if self._penalty_map is not None:
+                maps.append((self._penalty_map, jnp.ones_like(factor)))
+            for linear, times in maps:
+                total = _add(linear, total, vector, times, self.layout)
+        return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
     @override
     def matmat(self, rows: Float[Any, "vectors dim"]) -> Float[np.ndarray, "vectors dim"]:

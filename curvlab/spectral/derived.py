@@ -11,10 +11,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
 from curvlab.core.errors import OperatorError
+from curvlab.core.sketch import sketch
 from curvlab.spectral.operator import SymmetricOperator
 
 
@@ -96,17 +97,15 @@ class DerivedOperator(SymmetricOperator):
         return type(self), self.positive_semidefinite, self.form(), programs
 
     @override
-    def cross_check(
-        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
-    ) -> tuple[str, ...]:
+    def cross_check(self, vector: PyTree, image: Float[np.ndarray, " buckets"]) -> tuple[str, ...]:
         """Return the remarks of all parts, each on its own product with the vector."""
         del image
         with self.precision():
-            given = np.asarray(self.for_parts(jnp.asarray(vector, self.dtype)))
+            given = np.asarray(self.for_parts(self.flatten(vector)))
         remarks: list[str] = []
         for part in self.parts:
             own = given.astype(part.dtype)
-            remarks += part.cross_check(own, np.asarray(part.matvec(own), np.float64))
+            remarks += part.cross_check(part.unflatten(own), sketch(part.matvec(own)))
         return tuple(dict.fromkeys(remarks))
 
     @override

@@ -7,6 +7,7 @@ eigenvalues) arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accept
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from curvlab.core.precision import float64
 from curvlab.spectral.basis import KrylovBasis, Tier, dot, join, scale
 from curvlab.spectral.journal import Journal, Step
 from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.recurrence import LossOfOrthogonality, ThreeTerm, check_start
 
 SECOND_PASS = 0.7
 """A vector that keeps less than this share of its length in a pass is orthogonalised again.
@@ -32,7 +34,7 @@ BREAKDOWN = 32
 
 
 def without_two(image: Array, vector: Array, previous: Array, alpha: Array, beta: Array) -> Array:
-    """Return ``A q_j - α q_j - β q_{j-1}``, in every pass with the same roundings."""
+    """Return ``A q_j - α q_j - β q_{j-1}``."""
     return image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
 
 
@@ -100,25 +102,21 @@ class Krylov:
         self._fresh = fresh
         self._coupled = True  # the next row to the last one; not after a breakdown
         self._largest = 0.0  # scale of the operator as seen so far
-        self._loss = _LossOfOrthogonality(op)
-        # Vectors are cut and joined by a basis even where none is stored.
-        spread = op.sharding()
-        self._cutter = KrylovBasis(op.dim, op.dtype, sharding=spread)
-        self.basis = (
-            None if tier is Tier.NONE else KrylovBasis(op.dim, op.dtype, tier, sharding=spread)
-        )
-        with float64():
-            vector = self._cutter.cut(first)
-            self.start_norm2 = float(dot(vector, vector))
-            if not (np.isfinite(self.start_norm2) and self.start_norm2 > 0):
-                raise OperatorError(
-                    f"The start vector has squared norm {self.start_norm2}. Pass a finite, "
-                    "non-zero vector."
-                )
-            self._next = self._unit(vector, self.start_norm2**-0.5)
-            self._previous = jnp.zeros_like(vector)
+        self._loss = LossOfOrthogonality(op)
         self._journal = journal
         self._saved = 0 if journal is None else len(journal)
+        self.basis: KrylovBasis | None = None
+        with float64():
+            if tier is Tier.NONE:
+                self._plain = ThreeTerm(op, first)
+                self.start_norm2 = self._plain.start_norm2
+                return
+            self.basis = KrylovBasis(op.dim, op.dtype, tier, sharding=op.sharding())
+            vector = self.basis.cut(first)
+            self.start_norm2 = float(dot(vector, vector))
+            check_start(self.start_norm2)
+            self._next = self._unit(vector, self.start_norm2**-0.5)
+            self._previous = jnp.zeros_like(vector)
 
     @property
     def order(self) -> int:
@@ -171,7 +169,10 @@ class Krylov:
         order = min(order, self.op.dim)
         with float64():
             while self.order < order and not self.exhausted:
-                self._step()
+                if self.basis is None:
+                    self._plain_step()
+                else:
+                    self._step(self.basis)
                 if tick is not None:
                     tick(self.order)
 
@@ -197,59 +198,91 @@ class Krylov:
         self.diagonal, self.offdiagonal = [], []
         self._previous = jnp.zeros_like(self._previous)
 
-    def _step(self) -> None:
-        flat, index = self._next, self.matvecs
+    def _begin(self) -> tuple[int, float, Step | None]:
+        """Return the index of a new step, its coupling, and the step itself if it was saved."""
+        index = self.matvecs
         beta = self.offdiagonal[-1] if self.offdiagonal and self._coupled else 0.0
         self.matvecs += 1
-        known = 0 < index < self._saved - 1
+        known = self._journal is not None and 0 < index < self._saved - 1
+        return index, beta, self._journal[index] if known and self._journal else None
+
+    def _plain_step(self) -> None:
+        """Take a step without a stored basis."""
+        index, beta, step = self._begin()
+        known = step is not None
+        if step is None:
+            step = self._measured(*self._plain.step(), beta)
+            self._save(index, step, lambda: np.asarray(self.op.flatten(self._plain.vector)))
+        self._add(step)
+        self._loss.add(step.alpha, step.beta, step.largest)
+        if self._ended():
+            self.exhausted = True
+            return
+        self.offdiagonal.append(step.beta)
+        if not known:
+            self._plain.advance(step.beta)
+        elif self._journal is not None and (row := self._journal.row(index + 1)) is not None:
+            self._plain.resume(row, step.beta)
+
+    def _step(self, basis: KrylovBasis) -> None:
+        flat = self._next
+        index, beta, step = self._begin()
+        known = step is not None
         # The panels are cut afterwards, so that they take no memory while the product runs.
-        image = None if known else self._cutter.cut(self.op.matvec(flat))
-        vector = self._cutter.cut(flat)
-        if self.basis is not None:
-            self.basis.append(vector)
-        if image is None:
-            assert self._journal is not None
-            step, rest = self._journal[index], vector
-        else:
-            step, rest = self._reduced(image, vector, beta)
-            self._save(index, step, flat)
-        self.diagonal.append(step.alpha)
-        self.residual, self._largest = step.beta, step.largest
-        if self.basis is None:
-            self._loss.add(step.alpha, step.beta, step.largest)
+        image = None if known else basis.cut(self.op.matvec(flat))
+        rest = vector = basis.cut(flat)
+        basis.append(vector)
+        if step is None:
+            step, rest = self._reduced(basis, image, vector, beta)
+            self._save(index, step, lambda: basis.on_host(flat))
+        self._add(step)
         self._coupled = True
         self._previous = vector
-        self._advance(rest)
+        self._advance(basis, rest)
         if known and self._journal is not None:
             row = self._journal.row(index + 1)
             self._next = self._next if row is None else jnp.asarray(row)
 
-    def _reduced(self, image: Array, vector: Array, beta: float) -> tuple[Step, Array]:
+    def _reduced(
+        self, basis: KrylovBasis, image: Any, vector: Array, beta: float
+    ) -> tuple[Step, Array]:
         """Take the rows off a product: the coefficients of a step, and what is left."""
         rest, *lengths = _three_term(image, vector, self._previous, jnp.asarray(beta))
         alpha, before2 = (float(x) for x in jax.device_get(lengths))
+        step = self._measured(alpha, before2, beta)
+        rest, residual = _orthogonalised(basis, rest, before2)
+        return replace(step, beta=residual), rest
+
+    def _measured(self, alpha: float, before2: float, beta: float) -> Step:
+        """Return the step of which these are the coefficients, before any orthogonalisation."""
         if not np.isfinite(alpha + before2):
             raise OperatorError(
                 f"The product at Lanczos step {self.matvecs} is not finite. Check the parameters "
                 "and the data for NaN or overflow (Problem.value() and .gradient())."
             )
         largest = max(self._largest, (alpha**2 + beta**2 + before2) ** 0.5)
-        residual = before2**0.5
-        if self.basis is not None:
-            rest, residual = _orthogonalised(self.basis, rest, before2)
-        return Step(alpha, residual, largest), rest
+        return Step(alpha, before2**0.5, largest)
 
-    def _advance(self, rest: Array) -> None:
-        """Make the next row of what is left, or end the space, or go on with a fresh vector."""
+    def _add(self, step: Step) -> None:
+        self.diagonal.append(step.alpha)
+        self.residual, self._largest = step.beta, step.largest
+
+    def _ended(self) -> bool:
+        """Whether nothing but rounding is left of the vector."""
         tiny = BREAKDOWN * float(jnp.finfo(self.op.dtype).eps) * self._largest
-        if self.order == self.op.dim or self.residual <= tiny:
-            if self.breakdown_step is None:
-                self.breakdown_step = self.order
-            if self._fresh is None or self.order == self.op.dim or self.basis is None:
+        ended = self.order == self.op.dim or self.residual <= tiny
+        if ended and self.breakdown_step is None:
+            self.breakdown_step = self.order
+        return ended
+
+    def _advance(self, basis: KrylovBasis, rest: Array) -> None:
+        """Make the next row of what is left, or end the space, or go on with a fresh vector."""
+        if self._ended():
+            if self._fresh is None or self.order == self.op.dim:
                 self.exhausted = True
                 return
-            candidate = self.basis.cut(self._fresh(self.order))
-            rest, length = _orthogonalised(self.basis, candidate, float(dot(candidate, candidate)))
+            candidate = basis.cut(self._fresh(self.order))
+            rest, length = _orthogonalised(basis, candidate, float(dot(candidate, candidate)))
             self.offdiagonal.append(0.0)
             self._coupled = False
             self._next = self._unit(rest, 1 / length)
@@ -260,12 +293,12 @@ class Krylov:
     def _unit(self, panels: Array, factor: float) -> Array:
         return _scaled(panels, jnp.asarray(factor, jnp.float64), dim=self.op.dim)
 
-    def _save(self, index: int, step: Step, flat: Array) -> None:
+    def _save(self, index: int, step: Step, row: Callable[[], np.ndarray]) -> None:
         """Save a step, or compare it with what was saved."""
         if self._journal is None:
             return
         if index >= self._saved:
-            self._journal.record(step, self._cutter.on_host(flat))
+            self._journal.record(step, row())
         elif step != self._journal[index]:
             raise OperatorError(
                 f"The saved Lanczos run in {self._journal.folder} belongs to another operator or "
@@ -284,34 +317,3 @@ def _orthogonalised(basis: KrylovBasis, panels: Array, before2: float) -> tuple[
         before2 = after2
         panels, after2 = basis.remove_from(panels, before2)
     return panels, after2**0.5
-
-
-class _LossOfOrthogonality:
-    """Predict ``max |q_i · q_j|`` of plain Lanczos from its coefficients (Simon 1984)."""
-
-    def __init__(self, op: SymmetricOperator):
-        self._eps = float(jnp.finfo(op.dtype).eps)
-        self._start = self._eps * op.dim**0.5
-        self._alpha: list[float] = []
-        self._beta: list[float] = []
-        self._now, self._before = np.ones(1), np.zeros(0)
-        self.worst = self._eps
-
-    def add(self, alpha: float, beta: float, largest: float) -> None:
-        """Advance the recurrence by one step."""
-        self._alpha.append(alpha)
-        j = len(self._alpha) - 1
-        self._beta.append(beta)
-        if beta <= 0:
-            return
-        now = np.append(np.zeros(j + 1), 0.0)
-        if j:
-            w, before = self._now, np.append(self._before, [1.0] * (j - len(self._before)))
-            a, b = np.array(self._alpha), np.array(self._beta)
-            k = np.arange(j)
-            left = np.where(k > 0, b[k - 1] * w[np.maximum(k - 1, 0)], 0)
-            now[:j] = b[k] * w[k + 1] + (a[k] - alpha) * w[k] + left - b[j - 1] * before[:j]
-            now[:j] = (now[:j] + np.sign(now[:j]) * 2 * self._eps * largest) / beta
-        now[j], now[j + 1] = self._start, 1.0
-        self.worst = float(min(1.0, max(self.worst, np.abs(now[: j + 1]).max())))
-        self._before, self._now = self._now, np.clip(now, -1e6, 1e6)

@@ -16,13 +16,14 @@ from jaxtyping import Array, Float, PyTree
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
 from curvlab.spectral import soundness
-from curvlab.spectral.basis import KrylovBasis, Tier, scale
+from curvlab.spectral.basis import KrylovBasis, Tier
 from curvlab.spectral.brackets import tridiagonal_eigh
 from curvlab.spectral.journal import open_journal, own_folder, saved_room
-from curvlab.spectral.krylov import Krylov, without_two
+from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator, random_vector
 from curvlab.spectral.progress import Progress, Tick
+from curvlab.spectral.recurrence import ThreeTerm
 
 GHOST = 1e-6
 """Ritz values closer than this share of the spectrum's width count as copies of one another."""
@@ -140,33 +141,15 @@ class Tridiagonal:
         self, matrix: Float[np.ndarray, "pairs order"]
     ) -> Float[np.ndarray, "pairs dim"]:
         """Run the recurrence again with the known coefficients, adding up ``matrix @ Q``."""
-        cutter = KrylovBasis(self.op.dim, self.op.dtype, sharding=self.op.sharding())
-        vector = cutter.cut(self.first)
-        vector = scale(vector, jnp.asarray(self.start_norm2**-0.5))
-        previous = jnp.zeros_like(vector)
-        beta = 0.0
-        total = jnp.zeros((len(matrix), *vector.shape), vector.dtype)
+        plain = ThreeTerm(self.op, self.first)
+        rows = np.zeros((len(matrix), self.op.dim), self.op.dtype)
         for step in range(self.order):
-            total = _accumulate(total, vector, jnp.asarray(matrix[:, step]))
-            if step + 1 == self.order:
-                break
-            image = cutter.cut(self.op.matvec(cutter.join(vector)))
-            alpha, ahead = self.diagonal[step], self.offdiagonal[step]
-            following = _recur(image, vector, previous, *map(jnp.asarray, (alpha, beta, ahead)))
-            previous, vector, beta = vector, following, ahead
-        return cutter.on_host(total).reshape(len(matrix), -1)[:, : self.op.dim]
-
-
-@jax.jit
-def _recur(
-    image: Array, vector: Array, previous: Array, alpha: Array, beta: Array, ahead: Array
-) -> Array:
-    return scale(without_two(image, vector, previous, alpha, beta), 1 / ahead)
-
-
-@jax.jit
-def _accumulate(total: Array, vector: Array, weights: Array) -> Array:
-    return total + weights.astype(total.dtype)[:, None, None] * vector
+            vector = np.asarray(self.op.flatten(plain.vector))
+            for row, weight in zip(rows, matrix[:, step].astype(self.op.dtype), strict=True):
+                row += weight * vector
+            if step + 1 < self.order:
+                plain.repeat(self.diagonal[step], self.offdiagonal[step])
+        return rows
 
 
 def tridiagonal(krylov: Krylov, *, random: bool, first: Any) -> Tridiagonal:

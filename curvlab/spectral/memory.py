@@ -17,7 +17,11 @@ SHARE = 0.5
 """Share of what is free that a basis may take when nobody says how much."""
 
 WORKING_VECTORS = 6
-"""Vectors that Lanczos holds beside its basis: two of the recurrence, the product, temporaries."""
+"""Vectors that Lanczos holds beside its basis: two of the recurrence, the product, temporaries.
+
+Without a basis two are left, beside a product and what it needs itself: up to two for its results,
+which are there before they are added (a layer with most of the parameters gets two contributions).
+"""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from scipy.sparse.linalg import LinearOperator
 
 from curvlab.core.devices import place
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import exact_matmul
+
+PIECE = 1 << 20
+"""Entries of a random vector that are drawn at a time."""
 
 if TYPE_CHECKING:
     from curvlab.spectral.derived import Combination
@@ -90,10 +93,15 @@ class SymmetricOperator(abc.ABC):
         """
         return None
 
-    def cross_check(
-        self, vector: Float[np.ndarray, " dim"], image: Float[np.ndarray, " dim"]
-    ) -> tuple[str, ...]:
-        """Compare ``image``, the product with ``vector``, with what else is known of the matrix.
+    def cross_check(self, vector: PyTree, image: Float[np.ndarray, " buckets"]) -> tuple[str, ...]:
+        """Compare the product with a vector with what else is known of the matrix.
+
+        Parameters
+        ----------
+        vector
+            A vector as :meth:`unflatten` returns it.
+        image
+            The :func:`~curvlab.core.sketch.sketch` of the product with it.
 
         Returns
         -------
@@ -136,6 +144,33 @@ class SymmetricOperator(abc.ABC):
         return (
             array if spread is None else place(array, NamedSharding(spread.mesh, PartitionSpec()))
         )
+
+    def unflatten(self, vector: Float[Any, " dim"]) -> PyTree:
+        """Return a flat vector in the form in which :meth:`add_product` takes it; here the same."""
+        with self.precision():
+            return self._cast(vector)
+
+    def flatten(self, vector: PyTree) -> Float[Array, " dim"]:
+        """Return a vector that :meth:`unflatten` made flat again."""
+        return vector
+
+    def add_product(self, total: PyTree, vector: PyTree) -> PyTree:
+        """Return ``total + A v``, in the memory of ``total``; both as :meth:`unflatten` made them.
+
+        Here by way of a flat product; operators on trees need no flat copies.
+
+        Raises
+        ------
+        OperatorError
+            If the product has another shape than the vector.
+        """
+        image = self.matvec(self.flatten(vector))
+        if np.shape(image) != (self.dim,):
+            raise OperatorError(
+                f"A product of {self.estimand} has shape {np.shape(image)}, not ({self.dim},). "
+                "Return one flat vector as long as the argument."
+            )
+        return _added(total, self.unflatten(image))
 
     def __add__(self, other: "SymmetricOperator") -> "Combination":
         return self.combination([(1.0, self), (1.0, other)])
@@ -253,10 +288,23 @@ class SymmetricOperator(abc.ABC):
         return worst
 
 
+@partial(jax.jit, donate_argnames="total")
+def _added(total: PyTree, image: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, image)
+
+
 @partial(jax.jit, static_argnames="dim")
 def random_vector(key: Array, dim: int) -> Float[Array, " dim"]:
     """Draw ``g ~ N(0, I)`` in float32, whatever the operator's precision.
 
-    Operators of both precisions thus see the same directions.
+    Operators of both precisions thus see the same directions. In pieces: the generator takes three
+    times the memory of what it draws.
     """
-    return jax.random.normal(key, (dim,), jnp.float32)
+    if dim <= PIECE:
+        return jax.random.normal(key, (dim,), jnp.float32)
+
+    def write(piece: Array, vector: Array) -> Array:
+        drawn = jax.random.normal(jax.random.fold_in(key, piece), (PIECE,), jnp.float32)
+        return jax.lax.dynamic_update_slice(vector, drawn, (piece * PIECE,))  # the last one ends it
+
+    return jax.lax.fori_loop(0, -(-dim // PIECE), write, jnp.zeros(dim, jnp.float32))

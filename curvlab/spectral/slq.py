@@ -94,7 +94,7 @@ def slq(
         ``η`` if known; measured otherwise.
     memory
         What the bases may take together (a number is bytes on the device); without room for one the
-        measure is computed from three vectors.
+        measure is computed from two vectors.
     save
         Folder in which every step is saved (a row of the basis for each); the same call goes on
         where a killed one stopped, with the same numbers bit for bit.

@@ -5,28 +5,26 @@ products with random vectors show it before any work is spent. What a matrix kno
 (a network's gradient, say) it checks in :meth:`SymmetricOperator.cross_check`.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, PyTree
 
 from curvlab.core.errors import OperatorError
+from curvlab.core.precision import float64
+from curvlab.core.sketch import sketch
 from curvlab.spectral.operator import SymmetricOperator, random_vector
+from curvlab.spectral.recurrence import inner, zeros_like
 
 SEPARATION = 30
 """An asymmetry this many times the rounding of the products is no rounding."""
 
 BROKEN = 0.05
 """Products that differ from linear ones by this share are no products with a matrix."""
-
-
-PIECE = 1 << 16
-"""Entries of a vector that are in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -149,32 +147,40 @@ def check(op: SymmetricOperator, key: Array) -> Soundness:
 
 
 def _verify(op: SymmetricOperator, key: Array) -> Soundness:
-    # A vector may fill a large part of the memory: few at a time, and in their own dtype.
-    def drawn(index: int) -> np.ndarray:
-        return np.array(random_vector(jax.random.fold_in(key, index), op.dim), op.dtype)
+    # A vector may fill a large part of the memory: beside a product only its vector is held, and
+    # vectors are drawn again rather than kept.
+    def drawn(index: int) -> PyTree:
+        return op.unflatten(random_vector(jax.random.fold_in(key, index), op.dim))
 
-    left, right = drawn(0), drawn(1)
-    image_left, image_right = _image(op, left), _image(op, right)
-    lengths = _length(image_left), _length(image_right)
-    size = float(np.hypot(*lengths))
-    difference = abs(_inner(left, image_right) - _inner(right, image_left))
-    form, length_left = _inner(left, image_left), _length(left)
     a, b = np.sqrt(np.array([0.7, 0.3])).astype(op.dtype)
-    left *= a
-    right *= b
-    left += right
-    mixed = left
-    del left, right
-    image_mixed = _image(op, mixed)
+    with op.precision():
+        mixed = _mixed(drawn(0), drawn(1), a, b)
+    length_mixed = _inner(mixed, mixed) ** 0.5
+    image_mixed = sketch(_image(op, mixed))
+    del mixed
+
+    right = drawn(1)
+    image = _image(op, right)
+    del right
+    length_right, across = _inner(image, image) ** 0.5, _inner(drawn(0), image)
+    image_right = sketch(image)
+    del image
+
+    left = drawn(0)
+    image = _image(op, left)
+    form, length_left = _inner(left, image), _inner(left, left) ** 0.5
+    del left
+    length, back = _inner(image, image) ** 0.5, _inner(drawn(1), image)
+    image_left = sketch(image)
+    del image
+
+    size = float(np.hypot(length, length_right))
     if size == 0:
         return Soundness(op.estimand, 0.0, 0.0, ("every product is zero",), 3, 0.0)
-
-    error = _distance(image_mixed, [(a, image_left), (b, image_right)])
-    length_mixed = _length(mixed)
-    del mixed, image_mixed, image_right
+    error = float(np.linalg.norm(image_mixed - a * image_left - b * image_right))
     rounding = error / size
     if rounding > BROKEN:
-        again = _distance(_image(op, drawn(0)), [(1.0, image_left)]) / size
+        again = float(np.linalg.norm(sketch(_image(op, drawn(0))) - image_left)) / size
         if again > float(jnp.finfo(op.dtype).eps) ** 0.5:
             raise OperatorError(
                 f"Two products of {op.estimand} with one vector differ by {again:.2g} of their "
@@ -184,7 +190,7 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
             f"{op.estimand} is not linear: A(u + v) differs from Au + Av by {rounding:.2g} of "
             "their length. Pass the product with a matrix, at fixed parameters and data."
         )
-    asymmetry = difference / size
+    asymmetry = abs(across - back) / size
     tolerance = max(float(jnp.finfo(op.dtype).eps) ** 0.5, SEPARATION * rounding)
     if asymmetry > tolerance:
         raise OperatorError(
@@ -193,7 +199,7 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
             "gradient (the semi-gradient of temporal differences) is such a matrix: compute its "
             "targets once and pass them as data, or pass (A + A') / 2 if that is what you mean."
         )
-    if op.positive_semidefinite and form < -tolerance * lengths[0] * length_left:
+    if op.positive_semidefinite and form < -tolerance * length * length_left:
         raise OperatorError(
             f"{op.estimand} is declared positive semidefinite, but u'Au is {form:.3g} for a "
             "random u. Drop the declaration, or check the product."
@@ -208,41 +214,29 @@ def _verify(op: SymmetricOperator, key: Array) -> Soundness:
     return Soundness(op.estimand, rounding, asymmetry, notes, 3, error / length_mixed)
 
 
-def _inner(left: np.ndarray, right: np.ndarray) -> float:
-    """Return an inner product, multiplied and summed in float64 piece by piece."""
-    return float(np.einsum("i,i->", left, right, dtype=np.float64))
+def _inner(left: PyTree, right: PyTree) -> float:
+    with float64():
+        return float(inner(left, right))
 
 
-def _length(vector: np.ndarray) -> float:
-    return _inner(vector, vector) ** 0.5
+@jax.jit
+def _mixed(left: PyTree, right: PyTree, a: Array, b: Array) -> PyTree:
+    return jax.tree.map(lambda x, y: a * x + b * y, left, right)
 
 
-def _distance(image: np.ndarray, terms: Sequence[tuple[Any, np.ndarray]]) -> float:
-    """Return ``‖image - Σ factor × term‖``, computed in float64 piece by piece."""
-    total = 0.0
-    for start in range(0, len(image), PIECE):
-        piece = slice(start, start + PIECE)
-        rest = image[piece].astype(np.float64)
-        for factor, term in terms:
-            rest -= np.float64(factor) * term[piece]
-        total += float(rest @ rest)
-    return total**0.5
+@jax.jit
+def _broken(tree: PyTree) -> Array:
+    """Return how many entries are NaN or infinite."""
+    return jnp.stack([(~jnp.isfinite(leaf)).sum() for leaf in jax.tree.leaves(tree)]).sum()
 
 
-def _image(op: SymmetricOperator, vector: Float[np.ndarray, " dim"]) -> Any:
-    found = op.matvec(vector)
-    if np.shape(found) != (op.dim,):
-        raise OperatorError(
-            f"A product of {op.estimand} has shape {np.shape(found)}, not ({op.dim},). Return one "
-            "flat vector as long as the argument."
-        )
-    image = np.asarray(found)
-    if np.shares_memory(image, vector):  # the identity may return its argument, which is reused
-        image = image.copy()
-    bad = int((~np.isfinite(image)).sum())
+def _image(op: SymmetricOperator, vector: PyTree) -> PyTree:
+    with op.precision():
+        image = op.add_product(zeros_like(vector), vector)
+        bad = int(_broken(image))
     if bad:
         raise OperatorError(
-            f"A product of {op.estimand} with a random vector holds {bad} of {image.size} entries "
+            f"A product of {op.estimand} with a random vector holds {bad} of {op.dim} entries "
             "that are NaN or infinite. Check parameters and data for overflow (Problem.value() and "
             ".gradient())."
         )
