@@ -4,7 +4,7 @@ Problems with known spectra: the oracle set, a small convolutional network and
 synthetic matrices. Tools are given all their products: what a tool spends on ranges or checks
 beyond its estimate is left out, in its favour and curvlab's.
 
-Every error is a draw. A tool gets as many seeds of a question as fit a second or so of processor
+Every error is a draw. A tool gets as many seeds of a question as fit half a second of processor
 time after its first call (which compiles), at least 3 and at most 20: the length of each list of
 errors is their number.
 """
@@ -27,7 +27,7 @@ TRACES = (30, 99, 300)
 VECTORS = 2
 """Start vectors of a measure, each with all the products of its budget."""
 
-SECONDS, FEWEST, MOST = 1.0, 3, 20
+SECONDS, FEWEST, MOST = 0.5, 3, 20
 """Processor time for the seeds of one question after the first, fewest and most seeds."""
 
 SLOW = 5 * SECONDS
