@@ -15,7 +15,7 @@ from typing_extensions import override
 from curvlab.core.errors import OperatorError, ProblemError
 from curvlab.curvature.drawn_targets import draw_targets, require_one_output
 from curvlab.curvature.gradient_covariance import GradientSecondMoment
-from curvlab.curvature.operator import LinearMap
+from curvlab.curvature.linear_maps import LinearMap
 from curvlab.curvature.output_maps import OutputCurvature, weigh
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.objectives.likelihoods import Likelihood, likelihood_of

@@ -6,7 +6,7 @@ from jaxtyping import PyTree
 from typing_extensions import override
 
 from curvlab.core.errors import ProblemError
-from curvlab.curvature.operator import LinearMap
+from curvlab.curvature.linear_maps import LinearMap
 from curvlab.curvature.output_maps import OutputCurvature, convex_in_outputs
 from curvlab.curvature.problem import Batch, Objective, Problem
 

@@ -6,7 +6,8 @@ from jaxtyping import Float, PyTree
 from typing_extensions import override
 
 from curvlab.curvature.differences import compare_with_gradient
-from curvlab.curvature.operator import CurvatureOperator, LinearMap
+from curvlab.curvature.linear_maps import LinearMap
+from curvlab.curvature.operator import CurvatureOperator
 from curvlab.curvature.problem import Batch, Objective
 from curvlab.curvature.sentinel import remarks
 

@@ -1,39 +1,35 @@
 """What all curvature matrices share: linearise once for each batch, apply many times.
 
 A matrix supplies one pure function, ``linearise(objective, params, batch, state)``, that returns a
-linear map on parameter trees for the *sum* over a batch. The map is a pytree: it is computed once
-inside jit and then passed to the jitted product as an argument. Closing over it would bake the
-parameters into the program and recompile for every checkpoint.
+linear map on parameter trees for the *sum* over a batch (:mod:`curvlab.curvature.linear_maps`).
 
 A block of a matrix is the same function with some leaves of the parameters held constant.
 """
 
 import abc
-import copy
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, ClassVar, TypeVar
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.extend.core import Var
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 from typing_extensions import override
 
 from curvlab.core.devices import over_all, place, replicated
 from curvlab.core.precision import exact_matmul, float64
-from curvlab.core.trees import TreeLayout
+from curvlab.curvature import linear_maps
 from curvlab.curvature.differences import compare_with_loss
 from curvlab.curvature.layers import layers_of
+from curvlab.curvature.linear_maps import Linearisation, LinearMap
 from curvlab.curvature.objective import batch_gradient
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.curvature.problem import Batch, Objective, Problem
-from curvlab.curvature.selection import choose, freeze, merge, part_of, split
+from curvlab.curvature.selection import choose, part_of
 from curvlab.curvature.sentinel import (
     check_problem,
     computes_in_float64,
@@ -41,7 +37,7 @@ from curvlab.curvature.sentinel import (
     remarks,
 )
 from curvlab.curvature.source import sum_over
-from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.operator import forgetful_copy
 
 BLOCK = 4
 """Vectors pushed through one linearisation of streamed data."""
@@ -51,124 +47,6 @@ LARGE = 1 << 25
 
 Below, copies are small and the program of the flat product, which other methods need, serves both.
 """
-
-LinearMap = Callable[[PyTree], PyTree]
-Linearise = Callable[[Objective, PyTree, Batch, PyTree], LinearMap]
-
-
-@dataclass(frozen=True)
-class Linearisation:
-    """Everything static about a matrix, compared by value, so that checkpoints share compilations.
-
-    Attributes
-    ----------
-    linearise
-        The pure function of the matrix.
-    objective
-        The functions of the problem.
-    chosen
-        For each leaf of the parameters, whether the matrix has rows for it.
-    """
-
-    linearise: Linearise
-    objective: Objective
-    chosen: tuple[bool, ...]
-
-    def __call__(self, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
-        """Return the linear map of a batch on trees of the chosen leaves; call it inside jit."""
-        free, fixed = split(params, self.chosen)
-        return self.linearise(freeze(self.objective, fixed), free, batch, state)
-
-
-@partial(jax.jit, static_argnames="how")
-def _linearise(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
-    return how(params, batch, state)
-
-
-def _linearised(how: Linearisation, params: PyTree, batch: Batch, state: PyTree) -> LinearMap:
-    """Return the linear map of a batch, which shares with its inputs what is the same.
-
-    A map holds weights and inputs of the network; jit returns copies of them, and a second one for
-    every further batch.
-    """
-    made, tree = jax.tree.flatten(_linearise(how, params, batch, state))
-    program = _linearise.trace(how, params, batch, state).jaxpr.jaxpr
-    given = dict(zip(program.invars, jax.tree.leaves((params, batch, state)), strict=True))
-    for index, variable in enumerate(program.outvars):
-        same = given.get(variable) if isinstance(variable, Var) else None
-        if _alike(same, made[index]):
-            made[index] = same
-    return jax.tree.unflatten(tree, made)
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two arrays lie on the same devices in the same way; not while they are traced."""
-    arrays = all(isinstance(x, jax.Array) and not isinstance(x, Tracer) for x in (one, other))
-    return arrays and one.sharding == other.sharding
-
-
-@partial(jax.jit, static_argnames=("penalty", "chosen"))
-def _linearise_penalty(
-    penalty: Callable[[PyTree], Array], params: PyTree, chosen: tuple[bool, ...]
-) -> LinearMap:
-    free, fixed = split(params, chosen)
-    return jax.linearize(jax.grad(lambda point: penalty(merge(point, fixed))), free)[1]
-
-
-@partial(jax.jit, static_argnames="layout")
-def _apply(linear: LinearMap, vector: Array, factor: Array, layout: TreeLayout) -> Array:
-    """Return a multiple of the image of one flat vector, or of each row of a block."""
-
-    def one(flat: Array) -> Array:
-        return layout.ravel(linear(layout.unravel(flat))) * factor.astype(flat.dtype)
-
-    return one(vector) if vector.ndim == 1 else jax.vmap(one)(vector)
-
-
-@partial(jax.jit, static_argnames="layout", donate_argnames="total")
-def _add(
-    linear: LinearMap, total: PyTree, vector: PyTree, factor: Array, layout: TreeLayout
-) -> PyTree:
-    """Return ``total`` plus a multiple of the image of one tree, in the memory of ``total``."""
-    image = linear(layout.cast(vector))
-    return jax.tree.map(lambda t, leaf: t + factor * leaf.astype(t.dtype), total, image)
-
-
-@partial(jax.jit, static_argnames="layout")
-def _cut(layout: TreeLayout, vector: Array) -> PyTree:
-    return layout.cut(vector)
-
-
-@partial(jax.jit, static_argnames="layout")
-def _ravel(layout: TreeLayout, tree: PyTree) -> Array:
-    return layout.ravel(tree)
-
-
-@partial(jax.jit, static_argnames=("how", "layout"))
-def _apply_once(
-    how: Linearisation,
-    params: PyTree,
-    batch: Batch,
-    state: PyTree,
-    vector: Array,
-    factor: Array,
-    layout: TreeLayout,
-) -> Array:
-    return _apply(how(params, batch, state), vector, factor, layout)
-
-
-Op = TypeVar("Op", bound=SymmetricOperator)
-
-
-def forgetful_copy(op: Op) -> Op:
-    """Return a copy of an operator without what was computed once and kept."""
-    other = copy.copy(op)
-    for kind in type(op).__mro__:
-        for name, value in vars(kind).items():
-            if isinstance(value, cached_property):
-                vars(other).pop(name, None)
-    return other
-
 
 _operations: dict[Hashable, float] = {}
 
@@ -265,7 +143,8 @@ class CurvatureOperator(ParameterOperator):
         problem, how, state = self.problem, self._kept, self.state()
         with exact_matmul():  # whoever asks first
             return tuple(
-                _linearised(how, problem.params, batch, state) for batch in problem.placed()
+                linear_maps.linearised(how, problem.params, batch, state)
+                for batch in problem.placed()
             )
 
     @cached_property
@@ -273,7 +152,7 @@ class CurvatureOperator(ParameterOperator):
         problem = self.problem
         if problem.penalty is None or not self.includes_penalty:
             return None
-        return _linearise_penalty(problem.penalty, problem.params, self._chosen)
+        return linear_maps.linearise_penalty(problem.penalty, problem.params, self._chosen)
 
     @override
     def sharding(self) -> NamedSharding | None:
@@ -308,11 +187,11 @@ class CurvatureOperator(ParameterOperator):
                 vector = jax.ShapeDtypeStruct((self.dim,), self.dtype)
                 factor = jax.ShapeDtypeStruct((), self.dtype)
                 if problem.streamed:
-                    product = _apply_once.lower(
+                    product = linear_maps.apply_once.lower(
                         how, problem.params, batch, self.state(), vector, factor, self.layout
                     )
                 else:
-                    product = _apply.lower(self._maps[0], vector, factor, self.layout)
+                    product = linear_maps.apply.lower(self._maps[0], vector, factor, self.layout)
                 gradient = batch_gradient.lower(how.objective, problem.params, batch, self.state())
             ours, theirs = (
                 float((lowered.cost_analysis() or {}).get("flops", float("nan")))
@@ -329,12 +208,12 @@ class CurvatureOperator(ParameterOperator):
     def unflatten(self, vector: Float[Any, " dim"]) -> PyTree:
         """Return a flat vector as a tree like the parameters, in this operator's dtype."""
         with self.precision():
-            return _cut(self.layout, self._cast(vector))
+            return linear_maps.cut(self.layout, self._cast(vector))
 
     @override
     def flatten(self, vector: PyTree) -> Float[Array, " dim"]:
         with self.precision():
-            return _ravel(self.layout, vector)
+            return linear_maps.ravel(self.layout, vector)
 
     @override
     def add_product(self, total: PyTree, vector: PyTree) -> PyTree:
@@ -351,7 +230,7 @@ class CurvatureOperator(ParameterOperator):
             if self._penalty_map is not None:
                 maps.append((self._penalty_map, jnp.ones_like(factor)))
             for linear, times in maps:
-                total = _add(linear, total, vector, times, self.layout)
+                total = linear_maps.add(linear, total, vector, times, self.layout)
         return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
     @override
@@ -385,17 +264,19 @@ class CurvatureOperator(ParameterOperator):
             how, state = self._kept, self.state()
             total = sum_over(
                 problem.placed(),
-                lambda batch: _apply_once(
+                lambda batch: linear_maps.apply_once(
                     how, problem.params, batch, state, vectors, factor, layout
                 ),
             )
         else:
             first, *others = self._maps
-            total = _apply(first, vectors, factor, layout)
+            total = linear_maps.apply(first, vectors, factor, layout)
             for linear in others:
-                total = total + _apply(linear, vectors, factor, layout)
+                total = total + linear_maps.apply(linear, vectors, factor, layout)
         if self._penalty_map is not None:
-            total = total + _apply(self._penalty_map, vectors, jnp.ones_like(factor), layout)
+            total = total + linear_maps.apply(
+                self._penalty_map, vectors, jnp.ones_like(factor), layout
+            )
         return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
     @property

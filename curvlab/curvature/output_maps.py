@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 from typing_extensions import override
 
-from curvlab.curvature.operator import CurvatureOperator, LinearMap
+from curvlab.curvature.linear_maps import LinearMap
+from curvlab.curvature.operator import CurvatureOperator
 from curvlab.curvature.output_jacobian import Linearised, linearise_once, linearise_outputs
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.objectives import likelihood_of

@@ -21,7 +21,8 @@ from curvlab.core.errors import OperatorError
 from curvlab.core.precision import exact_matmul
 from curvlab.core.trees import TreeLayout
 from curvlab.curvature.gradient_covariance import GradientCovariance
-from curvlab.curvature.operator import CurvatureOperator, Linearisation
+from curvlab.curvature.linear_maps import Linearisation
+from curvlab.curvature.operator import CurvatureOperator
 from curvlab.curvature.problem import Batch
 from curvlab.curvature.selection import merge, split
 from curvlab.spectral.estimate import Estimate

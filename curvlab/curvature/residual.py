@@ -8,7 +8,8 @@ from jaxtyping import Array, PyTree
 from typing_extensions import override
 
 from curvlab.core.errors import ProblemError
-from curvlab.curvature.operator import CurvatureOperator, LinearMap
+from curvlab.curvature.linear_maps import LinearMap
+from curvlab.curvature.operator import CurvatureOperator
 from curvlab.curvature.problem import Batch, Objective, Problem
 
 

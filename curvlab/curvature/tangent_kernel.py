@@ -18,14 +18,14 @@ from curvlab.core.errors import ProblemError, UnknownNameError
 from curvlab.core.precision import float64
 from curvlab.curvature.drawn_targets import require_one_output
 from curvlab.curvature.layers import layers_of
+from curvlab.curvature.linear_maps import LinearMap
 from curvlab.curvature.metric import Metric
-from curvlab.curvature.operator import LinearMap, forgetful_copy
 from curvlab.curvature.output_maps import convex_in_outputs, output_hessians, weigh
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.curvature.selection import choose, merge, part_of, split
 from curvlab.curvature.sentinel import check_problem, computes_in_float64
 from curvlab.objectives import likelihood_of
-from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.operator import SymmetricOperator, forgetful_copy
 
 OUTPUTS = ("full", "gauss_newton", "trace", "logit-sum", "target")
 """Which outputs make the rows of a kernel, see :class:`TangentKernel`."""

@@ -6,10 +6,11 @@ and curvature matrices of networks in :mod:`curvlab.curvature`.
 """
 
 import abc
+import copy
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -286,6 +287,19 @@ class SymmetricOperator(abc.ABC):
                 )
             worst = max(worst, gap)
         return worst
+
+
+Op = TypeVar("Op", bound=SymmetricOperator)
+
+
+def forgetful_copy(op: Op) -> Op:
+    """Return a copy of an operator without what was computed once and kept."""
+    other = copy.copy(op)
+    for kind in type(op).__mro__:
+        for name, value in vars(kind).items():
+            if isinstance(value, cached_property):
+                vars(other).pop(name, None)
+    return other
 
 
 @partial(jax.jit, donate_argnames="total")

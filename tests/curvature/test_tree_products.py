@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvlab.curvature import GaussNewton, Hessian, Problem, operator
+from curvlab.curvature import GaussNewton, Hessian, Problem, linear_maps, operator
 from curvlab.objectives import cross_entropy
 from curvlab.spectral import Memory, lanczos, slq
 from curvlab.spectral.basis import Tier
@@ -76,7 +76,7 @@ def test_a_product_of_trees_makes_no_flat_copy():
     op = Hessian(Problem(problems.predict, cross_entropy, params, (inputs, np.arange(4))))
     tree = op.unflatten(np.zeros(op.dim, np.float32))
     with op.precision():
-        program = operator._add.lower(op._maps[0], tree, tree, jnp.float32(1), op.layout)
+        program = linear_maps.add.lower(op._maps[0], tree, tree, jnp.float32(1), op.layout)
     found: Any = program.compile().memory_analysis()
     size = 4 * op.dim
     assert found.alias_size_in_bytes >= size  # in the memory of the total
@@ -84,7 +84,7 @@ def test_a_product_of_trees_makes_no_flat_copy():
     assert found.temp_size_in_bytes <= 1.7 * size
     # Far less than flat: those two, a copy cut into leaves, and the result beside its argument.
     with op.precision():
-        flat = operator._apply.lower(
+        flat = linear_maps.apply.lower(
             op._maps[0], jnp.zeros(op.dim, jnp.float32), jnp.float32(1), op.layout
         )
     other: Any = flat.compile().memory_analysis()
