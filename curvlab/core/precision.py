@@ -40,6 +40,12 @@ def promote(tree: Any) -> Any:
     return jax.tree.map(up, tree)
 
 
+@jax.jit
+def not_finite(tree: Any) -> Any:
+    """Return how many entries of each leaf are NaN or infinite; one program, with no copy."""
+    return jax.tree.map(lambda leaf: (~jnp.isfinite(leaf)).sum(), tree)
+
+
 def all_finite(tree: Any) -> bool:
     """Whether no floating leaf holds NaN or infinity."""
     return all(

@@ -15,7 +15,8 @@ def sketch(tree: PyTree) -> Float[np.ndarray, " buckets"]:
 
     ``S x`` is linear and always the same map, so that sketches of several vectors can be added and
     subtracted in their place. ``‖S x‖² = ‖x‖²`` up to a relative ``√(2 / BUCKETS)``, 0.3 %, for
-    entries of one size; a vector that fits into the buckets is its own sketch.
+    entries of one size (two of a few large ones may meet and cancel); a vector that fits into the
+    buckets is its own sketch.
 
     Parameters
     ----------

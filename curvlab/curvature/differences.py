@@ -18,11 +18,11 @@ from curvlab.core.devices import place, replicated
 from curvlab.core.errors import ProblemError
 from curvlab.core.precision import exact_matmul, float64, promote
 from curvlab.core.sketch import sketch
+from curvlab.core.trees import inner
 from curvlab.curvature.objective import Objective
 from curvlab.curvature.problem import Batch, Problem
 from curvlab.curvature.selection import merge, split
 from curvlab.curvature.sentinel import computes_in_float64, few_examples
-from curvlab.spectral.recurrence import inner
 
 Sketch = Float[np.ndarray, " buckets"]
 
@@ -176,7 +176,7 @@ class _Line:
 
 
 @jax.jit
-def _moved(params: PyTree, direction: PyTree, step: float) -> PyTree:
+def _moved(params: PyTree, direction: PyTree, step: Array) -> PyTree:
     return jax.tree.map(lambda leaf, v: leaf + jnp.asarray(step, leaf.dtype) * v, params, direction)
 
 

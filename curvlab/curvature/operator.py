@@ -9,7 +9,6 @@ A block of a matrix is the same function with some leaves of the parameters held
 import abc
 from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -37,10 +36,7 @@ from curvlab.curvature.sentinel import (
     remarks,
 )
 from curvlab.curvature.source import sum_over
-from curvlab.spectral.operator import forgetful_copy
-
-BLOCK = 4
-"""Vectors pushed through one linearisation of streamed data."""
+from curvlab.spectral.operator import BLOCK, forgetful_copy
 
 LARGE = 1 << 25
 """Parameters above which products without a basis are those of trees, with no flat copies.
@@ -114,25 +110,14 @@ class CurvatureOperator(ParameterOperator):
     ) -> LinearMap:
         """Return the linear map of this matrix for the sum of losses over one batch."""
 
-    @classmethod
-    def linearise_to_keep(
-        cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
-    ) -> LinearMap:
-        """Return the same map for many products, where making it may cost more."""
-        return cls.linearise(objective, params, batch, state)
-
     def linearisation(self) -> Linearisation:
         """Return the static part of this matrix."""
         return Linearisation(type(self).linearise, self.problem.objective, self._chosen)
 
     @property
-    def _kept(self) -> Linearisation:
+    def _how(self) -> Linearisation:
         """The static part of what products go through."""
-        batches = self.problem.source.listed or ()
-        # Several batches are there to save memory; a reference makes a few products of its own.
-        if len(batches) != 1 or self._is_reference:
-            return self.linearisation()
-        return replace(self.linearisation(), linearise=type(self).linearise_to_keep)
+        return self.linearisation()
 
     def state(self) -> PyTree:
         """Return what the linearisation takes besides parameters and data."""
@@ -140,8 +125,12 @@ class CurvatureOperator(ParameterOperator):
 
     @cached_property
     def _maps(self) -> tuple[LinearMap, ...]:
-        problem, how, state = self.problem, self._kept, self.state()
-        with exact_matmul():  # whoever asks first
+        """The maps of data in memory."""
+        return self._mapped(self._how)
+
+    def _mapped(self, how: Linearisation) -> tuple[LinearMap, ...]:
+        problem, state = self.problem, self.state()
+        with self.precision(), exact_matmul():  # whoever asks first
             return tuple(
                 linear_maps.linearised(how, problem.params, batch, state)
                 for batch in problem.placed()
@@ -161,7 +150,10 @@ class CurvatureOperator(ParameterOperator):
 
     @override
     def program(self) -> Hashable:
-        return type(self), self._kept, self.problem.layout
+        how = self._how
+        # Whether it pays to go another way depends on the number of examples.
+        examples = None if how == self.linearisation() else self.problem.examples
+        return type(self), how, self.problem.layout, examples
 
     @override
     def cross_check(self, vector: PyTree, image: Float[np.ndarray, " buckets"]) -> tuple[str, ...]:
@@ -179,8 +171,9 @@ class CurvatureOperator(ParameterOperator):
         Counted by XLA on the first batch before it optimises, once for each program. Streamed data
         are linearised anew in every product.
         """
-        how, batch = self._kept, next(iter(self.problem.placed()))
-        key = (how, self.problem.streamed, jnp.shape(batch.weights))
+        how, batch = self._how, next(iter(self.problem.placed()))
+        shapes = tuple((jnp.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(batch))
+        key = (how, self.problem.layout, self.problem.streamed, shapes)
         if key not in _operations:
             problem = self.problem
             with self.precision():
@@ -261,7 +254,7 @@ class CurvatureOperator(ParameterOperator):
             vectors = place(vectors, replicated(problem.mesh))
         factor = jnp.asarray(1 / problem.total_weight, vectors.dtype)
         if problem.streamed:
-            how, state = self._kept, self.state()
+            how, state = self.linearisation(), self.state()
             total = sum_over(
                 problem.placed(),
                 lambda batch: linear_maps.apply_once(

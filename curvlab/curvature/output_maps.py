@@ -2,7 +2,9 @@
 
 import abc
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 from typing_extensions import override
 
-from curvlab.curvature.linear_maps import LinearMap
+from curvlab.curvature.linear_maps import Linearisation, LinearMap
 from curvlab.curvature.operator import CurvatureOperator
-from curvlab.curvature.output_jacobian import Linearised, linearise_once, linearise_outputs
+from curvlab.curvature.output_jacobian import (
+    Linearised,
+    is_right,
+    linearise_once,
+    linearise_outputs,
+)
 from curvlab.curvature.problem import Batch, Objective, Problem
 from curvlab.objectives import likelihood_of
 
@@ -43,11 +50,33 @@ class OutputCurvature(CurvatureOperator):
         return cls._through(linearise_once, objective, params, batch, state)
 
     @classmethod
-    @override
     def linearise_to_keep(
         cls, objective: Objective, params: PyTree, batch: Batch, state: PyTree
     ) -> LinearMap:
+        """Return the same map for many products, where making it may cost more."""
         return cls._through(linearise_outputs, objective, params, batch, state)
+
+    @property
+    def _to_keep(self) -> Linearisation:
+        return replace(self.linearisation(), linearise=type(self).linearise_to_keep)
+
+    @cached_property
+    def _kept_maps(self) -> tuple[LinearMap, ...] | None:
+        # Several batches are there to save memory; a reference makes a few products of its own.
+        if len(self.problem.source.listed or ()) != 1 or self._is_reference:
+            return None
+        maps: Any = self._mapped(self._to_keep)
+        return maps if is_right(maps[0].args[0]) else None
+
+    @property
+    @override
+    def _how(self) -> Linearisation:
+        return self.linearisation() if self._kept_maps is None else self._to_keep
+
+    @cached_property
+    @override
+    def _maps(self) -> tuple[LinearMap, ...]:
+        return super()._maps if self._kept_maps is None else self._kept_maps
 
     @classmethod
     def _through(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.devices import on_mesh, place, replicated
 from curvlab.core.errors import ProblemError
-from curvlab.core.precision import exact_matmul, is_floating, promote
+from curvlab.core.precision import exact_matmul, is_floating, not_finite, promote
 from curvlab.core.trees import TreeLayout, path_name
 from curvlab.curvature.data import Batch as Batch
 from curvlab.curvature.objective import Objective as Objective
@@ -338,7 +338,7 @@ class Problem:
 
 
 @partial(jax.jit, donate_argnames="total")
-def _divided(total: PyTree, weight: float) -> PyTree:
+def _divided(total: PyTree, weight: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / weight, total)
 
 
@@ -359,19 +359,13 @@ def _check_finite(params: PyTree) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if is_floating(leaf)
     ]
-    counts = jax.device_get(_broken([leaf for _, leaf in floating]))
+    counts = jax.device_get(not_finite([leaf for _, leaf in floating]))
     for (path, leaf), bad in zip(floating, counts, strict=True):
         if bad:
             raise ProblemError(
                 f"Parameter {path_name(path)!r} holds {bad} of {leaf.size} values that are NaN "
                 "or infinite. Curvature is not defined there; analyse an earlier checkpoint."
             )
-
-
-@jax.jit
-def _broken(leaves: list[Array]) -> list[Array]:
-    """Return how many entries of each array are NaN or infinite."""
-    return [(~jnp.isfinite(leaf)).sum() for leaf in leaves]
 
 
 def _spread(params: PyTree, mesh: Mesh) -> PyTree:

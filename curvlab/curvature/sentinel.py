@@ -109,32 +109,37 @@ def _check_repeatable(problem: Problem) -> None:
 def _check_functions(problem: Problem, few: Batch) -> None:
     """Evaluate a few examples without jit: finds what is fixed while tracing.
 
-    That is a dropout mask drawn with a key from a counter, say. The second time half of the
-    examples are replaced, which must not move the losses of the others.
+    That is a dropout mask drawn with a key from a counter, say. Then either half of the examples
+    are replaced, which must not move the losses of the others.
     """
     objective, size = problem.objective, few.weights.shape[0]
-    half = (size + 1) // 2
-    other = few
-    if problem.predict is not None:
-        rows = np.where(np.arange(size) < half, np.arange(size), 0)
-        other = jax.tree.map(lambda leaf: leaf[rows], few)
-    with problem.precision():
-        first, second = (
-            np.asarray(objective.losses(problem.params, batch, problem.state), np.float64)[:half]
-            for batch in (few, other)
+
+    def losses(batch: Batch) -> np.ndarray:
+        with problem.precision():
+            found = objective.losses(problem.params, batch, problem.state)
+        return np.asarray(found, np.float64)
+
+    first, places = losses(few), np.arange(size)
+    for held in (places < (size + 1) // 2, places >= (size + 1) // 2):
+        other = few
+        if problem.predict is not None and held.any():
+            rows = np.where(held, places, places[held][0])
+            other = jax.tree.map(lambda leaf, rows=rows: leaf[rows], few)
+        second, least = losses(other), 1e-6 * float(np.abs(first).max())
+        if np.allclose(first[held], second[held], rtol=1e-4, atol=least):
+            continue
+        again = losses(other)
+        if not np.allclose(second[held], again[held], rtol=1e-5):
+            raise _not_deterministic(problem, float(second[held].mean()), float(again[held].mean()))
+        moved, size_of_loss = (
+            float(np.abs(change[held]).max()) for change in (first - second, first)
         )
-        if np.allclose(first, second, rtol=1e-4, atol=1e-6 * float(np.abs(first).max())):
-            return
-        again = np.asarray(objective.losses(problem.params, other, problem.state), np.float64)
-    if not np.allclose(second, again[:half], rtol=1e-5):
-        raise _not_deterministic(problem, float(second.mean()), float(again[:half].mean()))
-    moved, size_of_loss = float(np.abs(first - second).max()), float(np.abs(first).max())
-    raise ProblemError(
-        f"The {objective.name} of an example depends on the others in its batch: it moved by "
-        f"{moved:.2g} (of {size_of_loss:.2g}) when they were replaced. Normalisation on batch "
-        "statistics does that: let it use its running statistics (pass them as `state`). For a "
-        "loss that is meant to couple examples use Problem.from_loss."
-    )
+        raise ProblemError(
+            f"The {objective.name} of an example depends on the others in its batch: it moved by "
+            f"{moved:.2g} (of {size_of_loss:.2g}) when they were replaced. Normalisation on batch "
+            "statistics does that: let it use its running statistics (pass them as `state`). For a "
+            "loss that is meant to couple examples use Problem.from_loss."
+        )
 
 
 def _not_finite(problem: Problem) -> ProblemError:

@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from curvlab.core.devices import place
+from curvlab.core.trees import inner
 
 PANEL = 4096
 ROWS = 16
@@ -70,16 +71,6 @@ def cut(vector: Array, *, panels: int, panel: int) -> Float[Array, "panels panel
 def join(panels: Array, *, dim: int) -> Float[Array, " dim"]:
     """Return a panelled vector flat again."""
     return panels.reshape(-1)[:dim]
-
-
-@jax.jit
-def dot(left: Array, right: Array) -> Float[Array, ""]:
-    """Return the inner product of two panelled vectors, multiplied and summed in float64.
-
-    In float32 the squares of entries below 1e-19 would vanish, and a small curvature with them.
-    Over panels first: those sums run side by side, where one sum would wait for each addition.
-    """
-    return (left.astype(jnp.float64) * right.astype(jnp.float64)).sum(0).sum()
 
 
 @jax.jit
@@ -180,10 +171,6 @@ class KrylovBasis:
         panels = cut(jnp.asarray(vector, self.dtype), panels=self.panels, panel=self.panel)
         return panels if self.sharding is None else place(panels, self.sharding)
 
-    def join(self, panels: Float[Array, "panels panel"]) -> Float[Array, " dim"]:
-        """Return a panelled vector flat again."""
-        return join(panels, dim=self.dim)
-
     def append(self, panels: Float[Array, "panels panel"]) -> None:
         """Add a row, which the caller has made orthonormal to the others."""
         row = self._length % ROWS
@@ -221,7 +208,7 @@ class KrylovBasis:
         large = [i for i, values in enumerate(found) if np.abs(values).max() > limit]
         for i in large:
             panels = _subtract(self._blocks[i], panels, jnp.asarray(found[i]), self._factor)
-        return panels, float(dot(panels, panels)) if large else length2
+        return panels, float(inner(panels, panels)) if large else length2
 
     def combine(
         self, matrix: Float[np.ndarray, "outputs rows"]

@@ -1,8 +1,8 @@
 """A subspace treated exactly and random unit vectors of its complement, for trace-like estimators.
 
 ``tr M = tr(Q M Qᵀ) + (n - k) E[uᵀ M u]`` with ``k`` orthonormal rows ``Q`` and ``u`` uniform on the
-unit sphere of the complement. Vectors are drawn, projected and multiplied in blocks, so that memory
-does not grow with their number.
+unit sphere of the complement. Those are drawn, projected and multiplied in blocks, so that memory
+does not grow with their number; the subspace holds a row and its image for each dimension.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,11 @@ from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral.eigenpairs import Eigenpairs
+from curvlab.spectral.krylov import BREAKDOWN
 from curvlab.spectral.work import Work
 
 SKETCH, SAMPLE = 0x5E7C4, 0x5A317
 """Tags of keys; far from the small numbers by which callers derive keys."""
-
-EXHAUSTED = 1e-10
-"""Share of a product outside the Krylov space below which only rounding is left of it."""
 
 FEWEST = 8
 """Fewest vectors: with fewer, an interval would have to be wide beyond use."""
@@ -95,11 +93,14 @@ def deflation(work: Work, key: Array, *, sketch: int, deflate: Eigenpairs | None
     if not sketch:
         nothing = np.zeros((0, work.op.dim))
         return Deflation(nothing, 0.0, 0.0, nothing)
+    # Not a `Krylov`: in float64 on the host the complement is orthogonal to all digits, and images
+    # are products, not what a recurrence says of them.
     basis, images = np.zeros((2, sketch, work.op.dim))
+    largest = 0.0
     for step in range(sketch):
         row = images[step - 1]  # zero at first
-        length, row = np.linalg.norm(row), _without(row, basis[:step])
-        if np.linalg.norm(row) <= EXHAUSTED * length:
+        largest, row = max(largest, float(np.linalg.norm(row))), _without(row, basis[:step])
+        if np.linalg.norm(row) <= BREAKDOWN * work.op.roundoff() * largest:
             row = gaussian_rows(jax.random.fold_in(key, SKETCH), step, 1, work.op.dim)[0]
             row = _without(row, basis[:step])
         basis[step] = row / np.linalg.norm(row)

@@ -72,7 +72,7 @@ def diagonal(
     ``diag A = diag(Qᵀ Q A) + E[v ∘ (A v - Qᵀ Q A v)]`` with orthonormal rows ``Q`` (of a Krylov
     space, or given eigenvectors) and random signs ``v``. The variance of entry ``i`` is the sum of
     squares of the other entries of row ``i`` of ``A - Qᵀ Q A``: a dominant eigenvalue would blur
-    every entry, and ``Q`` takes it away. A diagonal matrix is found exactly.
+    every entry, and ``Q`` takes it away. A diagonal matrix is found exactly with ``sketch=0``.
 
     Parameters
     ----------

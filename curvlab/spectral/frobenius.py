@@ -70,7 +70,7 @@ def frobenius_norm(
     noise_floor = work.noise_floor(key, noise_floor)
     slack, estimand = op.dim**0.5 * noise_floor, f"Frobenius norm; {op.estimand}"
     rank = sketch if deflate is None else len(deflate.values)
-    if op.dim <= rank + vectors:
+    if op.dim <= max(rank, (rank if deflate is None else 0) + vectors):
         value = sum(float((columns**2).sum()) for _, columns in work.columns()) ** 0.5
         low, high = max(value - slack, 0.0), value + slack
         return Estimate(

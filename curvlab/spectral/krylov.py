@@ -1,9 +1,9 @@
-"""A Krylov space that grows step by step: the recurrence behind every estimator here.
+"""A Krylov space that grows step by step, with its rows (here) or without (`recurrence.py`).
 
 Products and rows are in the operator's dtype on the device; the recurrence coefficients are
-float64 numbers on the host, fetched at every step. Every new vector is held against all earlier
-ones, at every step: switching that off above some order is how ghosts (copies of converged
-eigenvalues) arise. Without a stored basis (:attr:`Tier.NONE`) ghosts are accepted and reported.
+float64 numbers on the host, fetched at every step. Where rows are stored, every new vector is held
+against all earlier ones, at every step: switching that off above some order is how ghosts (copies
+of converged eigenvalues) arise. Without them (:attr:`Tier.NONE`) ghosts are accepted and reported.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import float64
-from curvlab.spectral.basis import KrylovBasis, Tier, dot, join, scale
+from curvlab.core.trees import inner
+from curvlab.spectral.basis import KrylovBasis, Tier, join, scale
 from curvlab.spectral.journal import Journal, Step
 from curvlab.spectral.operator import SymmetricOperator
 from curvlab.spectral.recurrence import LossOfOrthogonality, ThreeTerm, check_start
@@ -33,18 +34,14 @@ BREAKDOWN = 32
 """A residual below this many unit roundoffs of the operator's scale ends the Krylov space."""
 
 
-def without_two(image: Array, vector: Array, previous: Array, alpha: Array, beta: Array) -> Array:
-    """Return ``A q_j - α q_j - β q_{j-1}``."""
-    return image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
-
-
 @jax.jit
 def _three_term(
     image: Array, vector: Array, previous: Array, beta: Array
 ) -> tuple[Array, Array, Array]:
-    alpha = dot(vector, image)
-    rest = without_two(image, vector, previous, alpha, beta)
-    return rest, alpha, dot(rest, rest)
+    """Return ``A q_j - α q_j - β q_{j-1}`` with ``α`` and its squared length."""
+    alpha = inner(vector, image)
+    rest = image - alpha.astype(image.dtype) * vector - beta.astype(image.dtype) * previous
+    return rest, alpha, inner(rest, rest)
 
 
 @partial(jax.jit, static_argnames="dim")
@@ -113,7 +110,7 @@ class Krylov:
                 return
             self.basis = KrylovBasis(op.dim, op.dtype, tier, sharding=op.sharding())
             vector = self.basis.cut(first)
-            self.start_norm2 = float(dot(vector, vector))
+            self.start_norm2 = float(inner(vector, vector))
             check_start(self.start_norm2)
             self._next = self._unit(vector, self.start_norm2**-0.5)
             self._previous = jnp.zeros_like(vector)
@@ -282,7 +279,7 @@ class Krylov:
                 self.exhausted = True
                 return
             candidate = basis.cut(self._fresh(self.order))
-            rest, length = _orthogonalised(basis, candidate, float(dot(candidate, candidate)))
+            rest, length = _orthogonalised(basis, candidate, float(inner(candidate, candidate)))
             self.offdiagonal.append(0.0)
             self._coupled = False
             self._next = self._unit(rest, 1 / length)

@@ -17,10 +17,13 @@ SHARE = 0.5
 """Share of what is free that a basis may take when nobody says how much."""
 
 WORKING_VECTORS = 6
-"""Vectors that Lanczos holds beside its basis: two of the recurrence, the product, temporaries.
+"""Vectors that Lanczos holds beside its basis: two of the recurrence, the product, temporaries."""
 
-Without a basis two are left, beside a product and what it needs itself: up to two for its results,
-which are there before they are added (a layer with most of the parameters gets two contributions).
+BARE_VECTORS = 4
+"""Vectors that it holds without one: two, beside a product and what that needs itself.
+
+The latter is up to two: results are there before they are added (a layer with most of the
+parameters gets two contributions).
 """
 
 
@@ -90,7 +93,7 @@ class Memory:
             If not even the working vectors fit.
         """
         vector = dim * np.dtype(dtype).itemsize
-        working = WORKING_VECTORS * vector
+        working = BARE_VECTORS * vector
         if working > self.device:
             raise OperatorError(
                 f"Lanczos on {dim} rows needs {working} bytes for its working vectors alone; the "
@@ -98,7 +101,7 @@ class Memory:
                 "restrict the operator to a block of parameters."
             )
         for tier in (Tier.DEVICE, Tier.HALF, Tier.HOST):
-            if tier is Tier.HALF and not half:
+            if self.device < WORKING_VECTORS * vector or (tier is Tier.HALF and not half):
                 continue
             if rows <= self.rows(dim, dtype, tier):
                 return tier

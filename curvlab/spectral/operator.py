@@ -23,8 +23,11 @@ from curvlab.core.devices import place
 from curvlab.core.errors import OperatorError
 from curvlab.core.precision import exact_matmul
 
-PIECE = 1 << 20
+DRAWN = 1 << 20
 """Entries of a random vector that are drawn at a time."""
+
+BLOCK = 4
+"""Vectors for which streamed data are read once."""
 
 if TYPE_CHECKING:
     from curvlab.spectral.derived import Combination
@@ -314,11 +317,11 @@ def random_vector(key: Array, dim: int) -> Float[Array, " dim"]:
     Operators of both precisions thus see the same directions. In pieces: the generator takes three
     times the memory of what it draws.
     """
-    if dim <= PIECE:
+    if dim <= DRAWN:
         return jax.random.normal(key, (dim,), jnp.float32)
 
     def write(piece: Array, vector: Array) -> Array:
-        drawn = jax.random.normal(jax.random.fold_in(key, piece), (PIECE,), jnp.float32)
-        return jax.lax.dynamic_update_slice(vector, drawn, (piece * PIECE,))  # the last one ends it
+        drawn = jax.random.normal(jax.random.fold_in(key, piece), (DRAWN,), jnp.float32)
+        return jax.lax.dynamic_update_slice(vector, drawn, (piece * DRAWN,))  # the last one ends it
 
-    return jax.lax.fori_loop(0, -(-dim // PIECE), write, jnp.zeros(dim, jnp.float32))
+    return jax.lax.fori_loop(0, -(-dim // DRAWN), write, jnp.zeros(dim, jnp.float32))

@@ -13,27 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from curvlab.core.errors import OperatorError
+from curvlab.core.trees import inner, zeros_like
 from curvlab.spectral.operator import SymmetricOperator
-
-
-@jax.jit
-def inner(left: PyTree, right: PyTree) -> Float[Array, ""]:
-    """Return the inner product of two vectors, multiplied and summed in float64.
-
-    Call it inside :func:`curvlab.core.precision.float64`. Over the leading axis first: those sums
-    run side by side, and no leaf is held in float64.
-    """
-
-    def of_leaf(x: Array, y: Array) -> Array:
-        return (x.astype(jnp.float64) * y.astype(jnp.float64)).sum(0).sum()
-
-    return sum(map(of_leaf, *map(jax.tree.leaves, (left, right))), jnp.zeros((), jnp.float64))
-
-
-@jax.jit
-def zeros_like(tree: PyTree) -> PyTree:
-    """Return a vector of zeros; one program for all leaves, as everything here."""
-    return jax.tree.map(jnp.zeros_like, tree)
 
 
 @jax.jit

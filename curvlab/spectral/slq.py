@@ -325,7 +325,7 @@ def _saved_noise_floor(
     op: SymmetricOperator, run: Tridiagonal, key: Array, save: Path | None
 ) -> tuple[float, int, int]:
     """Measure the noise floor at the end of a run, or take what was measured there before."""
-    path = None if save is None else save / f"noise-floor-{run.order}.json"
+    path = None if save is None else save / f"noise-{run.order}.json"
     floor, products, references = remembered(path, lambda: measured_noise_floor(op, run, key))
     return floor, products, references
 

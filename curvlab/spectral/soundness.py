@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from curvlab.core.errors import OperatorError
-from curvlab.core.precision import float64
+from curvlab.core.precision import float64, not_finite
 from curvlab.core.sketch import sketch
+from curvlab.core.trees import inner, zeros_like
 from curvlab.spectral.operator import SymmetricOperator, random_vector
-from curvlab.spectral.recurrence import inner, zeros_like
 
 SEPARATION = 30
 """An asymmetry this many times the rounding of the products is no rounding."""
@@ -99,7 +99,7 @@ def verify(op: SymmetricOperator, key: Array) -> Soundness:
         return _instances[op]
     program = op.program()
     if program is not None and program in _programs:
-        return _programs[program]
+        return replace(_programs[program], estimand=op.estimand)
     found = _verify(op, key)
     known = _instances[op] = replace(found, products=0)
     if program is not None:
@@ -224,16 +224,10 @@ def _mixed(left: PyTree, right: PyTree, a: Array, b: Array) -> PyTree:
     return jax.tree.map(lambda x, y: a * x + b * y, left, right)
 
 
-@jax.jit
-def _broken(tree: PyTree) -> Array:
-    """Return how many entries are NaN or infinite."""
-    return jnp.stack([(~jnp.isfinite(leaf)).sum() for leaf in jax.tree.leaves(tree)]).sum()
-
-
 def _image(op: SymmetricOperator, vector: PyTree) -> PyTree:
     with op.precision():
         image = op.add_product(zeros_like(vector), vector)
-        bad = int(_broken(image))
+        bad = sum(map(int, jax.tree.leaves(not_finite(image))))
     if bad:
         raise OperatorError(
             f"A product of {op.estimand} with a random vector holds {bad} of {op.dim} entries "

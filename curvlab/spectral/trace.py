@@ -96,7 +96,7 @@ def trace(
     noise_floor = work.noise_floor(key, noise_floor, deflate)
     slack = op.dim * noise_floor
     rank = sketch if deflate is None else len(deflate.values)
-    if op.dim <= rank + vectors:
+    if op.dim <= max(rank, (rank if deflate is None else 0) + vectors):
         return exact_trace(work, slack, level)
     work.plan((rank if deflate is None else 0) + vectors)
     subspace = deflation(work, key, sketch=sketch, deflate=deflate)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -10,18 +9,12 @@ from curvlab.core.errors import OperatorError
 from curvlab.spectral import soundness
 from curvlab.spectral.cost import Cost, Stopwatch
 from curvlab.spectral.eigenpairs import Eigenpairs
-from curvlab.spectral.noise import DIRECTIONS, of_reference
-from curvlab.spectral.operator import SymmetricOperator
+from curvlab.spectral.noise import noise_floor_at
+from curvlab.spectral.operator import BLOCK, SymmetricOperator
 from curvlab.spectral.progress import Progress, Tick
 
 BLOCK_BYTES = 2**26
 """Most memory of one block of vectors in float64."""
-
-PIECE = 4
-"""Products between two words of progress; streamed data are read once for so many."""
-
-NOISE = 0x5A318
-"""Tag of the key of the noise floor's directions."""
 
 
 def blocks(first: int, last: int, dim: int) -> Iterator[tuple[int, int]]:
@@ -80,9 +73,11 @@ class Work:
             given = deflate.noise_floor
         if given is not None:
             return given
-        self.products += DIRECTIONS
-        self.references += of_reference(self.op, DIRECTIONS)
-        return self.op.noise_floor(jax.random.fold_in(key, NOISE), directions=DIRECTIONS)
+        nothing = np.zeros((0, self.op.dim))
+        floor, products, references = noise_floor_at(self.op, nothing, key)
+        self.products += products
+        self.references += references
+        return floor
 
     def rows(self, rows: Float[np.ndarray, "vectors dim"]) -> Float[np.ndarray, "vectors dim"]:
         """Return ``A v`` in float64 for each row, refusing what is not finite.
@@ -93,8 +88,8 @@ class Work:
             If a product is not finite.
         """
         images = np.zeros(rows.shape)
-        for start in range(0, len(rows), PIECE):
-            piece = slice(start, start + PIECE)
+        for start in range(0, len(rows), BLOCK):
+            piece = slice(start, start + BLOCK)
             images[piece] = self.op.matmat(rows[piece].astype(self.op.dtype))
             if not np.isfinite(images[piece]).all():
                 raise OperatorError(

@@ -192,6 +192,63 @@ def test_equals_the_explicit_matrix(name, always):
     assert is_kept(op)
 
 
+def sorted_by_size(params, inputs):
+    order = jnp.argsort(inputs.sum((1, 2, 3)))
+    return dense(params, inputs[order])[jnp.argsort(order)]
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        sorted_by_size,
+        pytest.param(lambda p, x: dense(p, x[::-1])[::-1], id="reversed inside"),
+    ],
+)
+def test_examples_in_another_order_inside_are_linearised_as_ever(predict, always):
+    with float64():
+        problem = Problem(predict, cross_entropy, CASES["dense"][1], (INPUTS, LABELS, WEIGHTS))
+    op = GaussNewton(problem)
+    expected = explicit(problem)
+    np.testing.assert_allclose(op.to_dense(), expected, atol=1e-13 * np.abs(expected).max())
+    assert not is_kept(op)
+    assert op.program() == (type(op), op.linearisation(), problem.layout, None)
+
+
+def test_derivatives_that_couple_examples_are_linearised_as_ever(always):
+    def centred_by_its_slope(params, inputs):
+        outputs = dense(params, inputs)
+        mean = outputs.mean(0)
+        return outputs - mean + jax.lax.stop_gradient(mean)  # no value depends on the others
+
+    with float64():
+        batch = INPUTS, LABELS
+        op = GaussNewton(Problem(centred_by_its_slope, cross_entropy, CASES["dense"][1], batch))
+        assert not is_kept(op)
+        assert np.linalg.norm(op.matvec(np.ones(op.dim))) > 0.1
+
+
+def test_noise_that_belongs_to_rows_may_be_part_of_the_state(always):
+    noise = RNG.normal(size=(EXAMPLES, CLASSES))
+
+    def predict(params, inputs, state):
+        return dense(params, inputs) * (1 + state[: len(inputs)])
+
+    params, batch = CASES["dense"][1], (INPUTS, LABELS, WEIGHTS)
+    with float64():
+        problem = Problem(predict, cross_entropy, params, batch, state=noise)
+    expected = explicit(problem)
+    found = GaussNewton(problem).to_dense()
+    np.testing.assert_allclose(found, expected, atol=1e-13 * np.abs(expected).max())
+
+
+def test_outputs_with_examples_along_their_second_axis_are_linearised_as_ever(always):
+    params = some("abd", c=draw(6, EXAMPLES), e=draw(EXAMPLES))
+    with float64():
+        for predict, way in ((dense, True), (lambda p, x: dense(p, x).T, False)):
+            forward: Any = kept.linearise_outputs(predict, params, jnp.asarray(INPUTS))[1]
+            assert (forward.func is kept._derivative) is way
+
+
 def test_blocks_and_the_fisher_matrix_equal_the_explicit_ones(always):
     problem = make("dense")
     expected = explicit(problem)
@@ -260,8 +317,8 @@ def test_a_batch_as_small_as_the_sentinels_is_linearised_as_ever(always):
         assert not is_kept(GaussNewton(problem))
 
 
-def wide(seed=0, sizes=(64, 256, 256, 3)):
-    inputs, targets = problems.digits(40)
+def wide(seed=0, sizes=(64, 256, 256, 3), examples=40):
+    inputs, targets = problems.digits(examples)
     return Problem(
         problems.predict, cross_entropy, problems.init(sizes, seed), (inputs, targets % sizes[-1])
     )
@@ -283,6 +340,12 @@ def test_it_is_kept_where_it_saves_enough(monkeypatch):
     assert 0.5 < counted < 0.7  # 2 products of layer 1, 2 instead of 4 of the others
     assert not is_kept(GaussNewton(wide(sizes=(64, 256, 256, 10))))
     assert not is_kept(GaussNewton(wide(sizes=(64, 32, 32, 3))))
+    # What is counted, and what is taken for verified, belongs to one way of the product only.
+    narrow = GaussNewton(wide(sizes=(64, 32, 32, 3)))
+    assert op.gradients_per_product() < 0.8 < 1 < narrow.gradients_per_product()
+    few = GaussNewton(wide(examples=8))
+    assert not is_kept(few)
+    assert few.program() != op.program()
     assert is_kept(op.block("0"))
     assert not is_kept(op.block("2"))
     monkeypatch.setattr(kept, "LARGEST", 40 * 3 * (256 + 256 + 3) * 4 - 1)

@@ -115,6 +115,12 @@ def test_normalisation_on_batch_statistics():
         hessian(normalised)
 
 
+@pytest.mark.parametrize("coupled", [lambda x: jnp.cumsum(x, 0), lambda x: x - x[:1]])
+def test_examples_that_depend_on_earlier_ones(coupled):
+    with pytest.raises(ProblemError, match=r"depends on the others in its batch"):
+        hessian(coupled)
+
+
 def test_normalisation_of_each_example_passes():
     def normalised(x):
         return jnp.tanh((x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True) + 1e-3))

@@ -10,9 +10,8 @@ import pytest
 
 from curvlab.curvature import GaussNewton, Hessian, Problem, linear_maps, operator
 from curvlab.objectives import cross_entropy
-from curvlab.spectral import Memory, lanczos, slq
+from curvlab.spectral import Memory, check, lanczos, slq
 from curvlab.spectral.basis import Tier
-from curvlab.spectral.soundness import verify
 from tests import problems
 
 KEY = jax.random.key(0)
@@ -45,12 +44,25 @@ def test_products_of_trees_are_those_of_flat_vectors(large, matrix, batches):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_parameter_may_be_a_single_number():
+    params = {"kernel": problems.init((64, 4))[0][0], "scale": np.float32(1.5)}
+
+    def predict(point, inputs):
+        return point["scale"] * jnp.tanh(inputs @ point["kernel"])
+
+    op = Hessian(Problem(predict, cross_entropy, params, (INPUTS, TARGETS % 4)))
+    found = slq(op, KEY, order=40, memory=Memory(5 * 4 * op.dim), noise_floor=0.0)
+    assert found.tier is Tier.NONE
+    expected = np.linalg.eigvalsh(op.to_dense())[-1]
+    assert found.nodes.max() == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_density_does_not_depend_on_the_way_of_the_product(monkeypatch):
     found = []
     for limit in (0, operator.LARGE):
         monkeypatch.setattr(operator, "LARGE", limit)
         op = Hessian(problem())
-        assert verify(op, KEY).rounding < 1e-6
+        assert check(op, KEY).rounding < 1e-6
         measure = slq(op, KEY, order=12, memory=Memory(7 * 4 * op.dim), noise_floor=1e-6)
         assert measure.tier is Tier.NONE
         found.append(measure)

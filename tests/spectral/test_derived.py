@@ -121,7 +121,7 @@ def test_parts_are_checked_on_products_of_their_own(derive):
 
 def test_remarks_that_parts_share_are_made_once():
     both = Known(1, remark="low precision") - Known(2, remark="low precision")
-    assert both.cross_check(np.ones(DIM, np.float32), np.ones(DIM)) == ("low precision",)
+    assert both.cross_check(jnp.ones(DIM, jnp.float32), np.ones(DIM)) == ("low precision",)
 
 
 def test_second_checkpoint_is_verified_without_products():

@@ -98,8 +98,9 @@ def test_a_budget_below_the_working_vectors_is_refused_before_any_product():
         raise AssertionError
 
     op = FunctionOperator(never, DIM)
+    assert Memory(4 * VECTOR, host=ORDER * VECTOR).tier(DIM, op.dtype, ORDER) is Tier.NONE
     with pytest.raises(OperatorError, match=r"working vectors.*memory budget"):
-        lanczos(op, KEY, order=5, memory=Memory(WORKING - 1))
+        lanczos(op, KEY, order=5, memory=Memory(4 * VECTOR - 1))
     with pytest.raises(OperatorError, match=r"5 eigenpairs.*12 stored vectors"):
         eigenpairs(op, KEY, largest=5, smallest=0, memory=Memory(WORKING + VECTOR))
 

@@ -11,7 +11,7 @@ from curvlab.core.precision import float64
 from curvlab.core.sketch import BUCKETS, sketch
 from curvlab.spectral import Diagonal, Memory, lanczos, recurrence
 from curvlab.spectral.basis import Tier
-from curvlab.spectral.operator import PIECE, random_vector
+from curvlab.spectral.operator import DRAWN, random_vector
 from curvlab.spectral.soundness import verify
 
 KEY = jax.random.key(3)
@@ -71,16 +71,16 @@ def test_the_recurrence_works_in_the_memory_of_its_vectors():
 
 def test_a_random_vector_is_drawn_in_twice_its_memory():
     # Whole it would take four times: the generator's two words and their sum beside the result.
-    program: Any = random_vector.lower(KEY, 64 * PIECE).compile().memory_analysis()
-    assert program.temp_size_in_bytes + program.output_size_in_bytes < 2.2 * 4 * 64 * PIECE
+    program: Any = random_vector.lower(KEY, 64 * DRAWN).compile().memory_analysis()
+    assert program.temp_size_in_bytes + program.output_size_in_bytes < 2.2 * 4 * 64 * DRAWN
 
 
 def test_random_vectors_are_normal_and_differ_from_piece_to_piece():
-    dim = 2 * PIECE + 5
+    dim = 2 * DRAWN + 5
     vector = np.asarray(random_vector(KEY, dim))
     assert vector.shape == (dim,)
-    assert len(np.unique(vector[:1000])) == len(np.unique(vector[PIECE : PIECE + 1000])) == 1000
-    assert not np.isin(vector[:1000], vector[PIECE:]).all()
+    assert len(np.unique(vector[:1000])) == len(np.unique(vector[DRAWN : DRAWN + 1000])) == 1000
+    assert not np.isin(vector[:1000], vector[DRAWN:]).all()
     for power, moment in ((1, 0), (2, 1), (4, 3)):
         spread = {1: 1, 2: 2, 4: 96}[power] ** 0.5
         assert abs(np.mean(vector.astype(float) ** power) - moment) < 5 * spread / dim**0.5

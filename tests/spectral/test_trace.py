@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 
 from curvlab.core.errors import OperatorError
-from curvlab.spectral import Diagonal, FunctionOperator, eigenpairs, trace
-from curvlab.spectral.complement import deflation
+from curvlab.core.precision import float64
+from curvlab.spectral import Diagonal, FunctionOperator, complement, eigenpairs, trace
+from curvlab.spectral.complement import deflation, gaussian_rows
 from curvlab.spectral.work import Work
 from tests.spectra import rotated, spectra
 
@@ -42,6 +43,21 @@ def test_a_krylov_space_holds_as_many_eigenvalues_as_it_costs_products():
     found = trace(Diagonal(eigenvalues), jax.random.key(0), sketch=11, vectors=8, noise_floor=0.0)
     assert found.value == pytest.approx(eigenvalues.sum(), rel=1e-9)
     assert found.matvecs == 11 + 8
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_an_exhausted_krylov_space_is_left_for_a_random_vector(monkeypatch, dtype):
+    drawn = []
+
+    def counting(key, first, count, dim):
+        drawn.append(first)
+        return gaussian_rows(key, first, count, dim)
+
+    monkeypatch.setattr(complement, "gaussian_rows", counting)
+    op = rotated(np.tile([1.0, 3.0], 30), dtype=dtype)
+    with float64():
+        deflation(Work(op), jax.random.key(0), sketch=6, deflate=None)
+    assert drawn == [0, 2, 4]
 
 
 @pytest.mark.parametrize("distinct", [[0.0], [1.0], [1.0, 3.0], [1.0, 3.0, 3 + 1e-7]])
