@@ -63,7 +63,7 @@ class Spectrum(Diagnostic):
     """
 
     name: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     operator: str = "hessian"
     order: int = 40
     vectors: int = 2

@@ -35,7 +35,7 @@ from curvlab.spectral.basis import Tier
 
 NAME = "trajectory"
 """What the result files are called."""
-_VERSION = 2
+_VERSION = 3
 _ARRAYS = {
     "values": ("pair",),
     "vectors": ("pair", "parameter"),

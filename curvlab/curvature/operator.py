@@ -1,6 +1,6 @@
 """What all curvature matrices share: linearise once for each batch, apply many times.
 
-A matrix supplies one pure function, ``linearise(objective, params, batch, state)``, that returns a
+A matrix supplies a pure function, ``linearise(objective, params, batch, state)``, that returns a
 linear map on parameter trees for the *sum* over a batch (:mod:`curvlab.curvature.linear_maps`).
 
 A block of a matrix is the same function with some leaves of the parameters held constant.

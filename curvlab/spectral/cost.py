@@ -16,14 +16,15 @@ class Cost:
         Operator products for the estimate, those of the noise floor included; what estimates of one
         operator are compared by.
     checks
-        Further products with which the operator was checked beforehand (:func:`check`): none where
+        Further products with which the operator was checked beforehand (:func:`~curvlab.spectral.soundness.verify`): none where
         its program had passed before. What they are compared with (a few gradients; a product of
         each part, for combinations and metrics) is in the seconds alone.
     references
         Products of the reference, in float64 or another order, for the noise floor.
     gradients
         ``products`` in gradients of the data, by counted operations; NaN where the operator is no
-        derivative.
+        derivative. Without the linearisation of data in memory, which is made once: about two
+        gradients, or where the Jacobian of ``C`` outputs is kept ``C / 2`` products more.
     seconds
         Wall time, compilation included.
     bytes
