@@ -16,8 +16,8 @@ class Cost:
         Operator products for the estimate, those of the noise floor included; what estimates of one
         operator are compared by.
     checks
-        Further products with which the operator was checked beforehand (:func:`~curvlab.spectral.soundness.verify`): none where
-        its program had passed before. What they are compared with (a few gradients; a product of
+        Further products with which the operator was checked beforehand: none where its program had
+        passed before. What they are compared with (a few gradients; a product of
         each part, for combinations and metrics) is in the seconds alone.
     references
         Products of the reference, in float64 or another order, for the noise floor.

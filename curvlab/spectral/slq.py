@@ -155,12 +155,15 @@ def slq(
         cost = watch.cost(op, products, held, checks=known.products, references=references)
         return replace(found, notes=known.notes, cost=cost)
 
+    def exact(before: int = 0) -> SpectralMeasure:
+        """Take all eigenvalues where that costs less than what the target would take."""
+        return _exact(op, key, noise_floor, known, watch, before)
+
     known = soundness.verify(op, key)
     if tolerance is not None:
         if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
-            # It costs less than what the target would take.
-            return _exact(op, key, noise_floor, known, watch)
-        return _adaptive(target, key, tolerance, measure, noise_floor, memory, folder, tick)
+            return exact()
+        return _adaptive(target, key, tolerance, measure, exact, noise_floor, memory, folder, tick)
     assert order is not None
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
     half = given is None
@@ -227,6 +230,7 @@ def _adaptive(
     key: Array,
     tolerance: float,
     measure: Callable[..., SpectralMeasure],
+    exact: Callable[[int], SpectralMeasure],
     noise_floor: float | None,
     memory: Memory | int | None,
     save: Path | None,
@@ -247,16 +251,20 @@ def _adaptive(
 
     while True:
         order = min(max(order + STRIDE, int(GROWTH * order)), most)
-        for space in spaces:
-            space.extend(order, count)
-        runs = [tridiagonal(space, random=True, first=None) for space in spaces]
-        ended = order == most or all(space.exhausted for space in spaces)
-        # One vector tells how far the quadrature is; all are looked at once it is far enough.
-        first = measure(runs[:1], noise_floor or 0.0, extra, references, final=False)
-        error = _bracket_error(first)
+        # The first vector tells how far the quadrature is; the others follow once it is far enough.
+        spaces[0].extend(order, count)
+        first = tridiagonal(spaces[0], random=True, first=None)
+        ended = order == most or spaces[0].exhausted
+        error = _bracket_error(measure([first], noise_floor or 0.0, extra, references, final=False))
         count(order)
         if not ended and error > (1 - RANDOM_SHARE) * tolerance:
             continue
+        if (vectors - 1) * order >= op.dim <= DENSE_LIMIT:
+            return exact(order)
+        for space in spaces[1:]:
+            space.extend(order, count)
+        runs = [first, *(tridiagonal(space, random=True, first=None) for space in spaces[1:])]
+        ended = order == most or all(space.exhausted for space in spaces)
         if noise_floor is None:  # at the extreme Ritz vectors, which are good only now
             noise_floor, extra, references = _saved_noise_floor(op, runs[0], key, save)
         found = measure(runs, noise_floor, extra, references)
@@ -274,10 +282,11 @@ def _exact(
     noise_floor: float | None,
     known: soundness.Soundness,
     watch: Stopwatch,
+    before: int,
 ) -> SpectralMeasure:
     dense = op.to_dense().astype(np.float64)
     values = np.linalg.eigvalsh(dense)
-    spent, references = op.dim, 0
+    spent, references = before + op.dim, 0
     if noise_floor is None:
         noise_floor, products, references = noise_floor_at(op, np.zeros((0, op.dim)), key)
         spent += products
