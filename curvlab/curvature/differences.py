@@ -176,7 +176,7 @@ class _Line:
 
 
 @jax.jit
-def _moved(params: PyTree, direction: PyTree, step: Array) -> PyTree:
+def _moved(params: PyTree, direction: PyTree, step: Array | float) -> PyTree:
     return jax.tree.map(lambda leaf, v: leaf + jnp.asarray(step, leaf.dtype) * v, params, direction)
 
 

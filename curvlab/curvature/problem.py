@@ -338,7 +338,7 @@ class Problem:
 
 
 @partial(jax.jit, donate_argnames="total")
-def _divided(total: PyTree, weight: Array) -> PyTree:
+def _divided(total: PyTree, weight: Array | float) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / weight, total)
 
 

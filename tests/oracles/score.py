@@ -66,10 +66,14 @@ def score_cdf(grid, cdf, truth):
 
 
 def score_trace(value, truth, low=None, high=None):
-    """Score a trace: relative error, and whether the interval (if one is given) holds the truth."""
-    exact = float(np.sum(truth))
+    """Score a trace: relative error, and whether the interval (if one is given) holds the truth.
+
+    Where positive and negative eigenvalues cancel, the error is relative to the sum of their sizes.
+    """
+    exact, sizes = float(np.sum(truth)), float(np.abs(truth).sum())
     covered = None if low is None or high is None else bool(low <= exact <= high)
-    return {"error": abs(float(value) - exact) / abs(exact), "covered": covered}
+    scale = abs(exact) if abs(exact) > 1e-9 * sizes else sizes
+    return {"error": abs(float(value) - exact) / scale, "covered": covered}
 
 
 def _step(points, values, x, side):

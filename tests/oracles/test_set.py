@@ -120,3 +120,4 @@ def test_a_smoothed_answer_is_scored_from_its_grid():
 def test_trace_scores():
     assert score.score_trace(9.0, [4.0, 6.0], 8.0, 9.5) == {"error": 0.1, "covered": False}
     assert score.score_trace(9.0, [4.0, 6.0])["covered"] is None
+    assert score.score_trace(0.5, [-4.0, 4.0])["error"] == 0.0625
