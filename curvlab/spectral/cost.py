@@ -23,8 +23,8 @@ class Cost:
         Products of the reference, in float64 or another order, for the noise floor.
     gradients
         ``products`` in gradients of the data, by counted operations; NaN where the operator is no
-        derivative. Without the linearisation of data in memory, which is made once: about two
-        gradients, or where the Jacobian of ``C`` outputs is kept ``C / 2`` products more.
+        derivative. Without the linearisation of data in memory, which is made once; where the
+        Jacobian of the outputs is kept it takes a backward pass for each output.
     seconds
         Wall time, compilation included.
     bytes
