@@ -82,10 +82,15 @@ class Bench:
         """Return the file of a problem, written if it is not there."""
         return path if path.exists() else problems.save(make(), path)
 
-    def workers(self, path: Path, tools: tuple[str, ...] | None = None) -> dict[str, Worker]:
-        """Start a process for each tool on a problem."""
+    def workers(
+        self,
+        path: Path,
+        tools: tuple[str, ...] | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> dict[str, Worker]:
+        """Start a process for each tool on a problem, with these environment variables too."""
         chosen = self.tools if tools is None else [t for t in tools if t in self.tools]
-        return {name: Worker(name, path, self.environments) for name in chosen}
+        return {name: Worker(name, path, self.environments, settings=settings) for name in chosen}
 
     @property
     def own_products(self) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class Worker:
         *,
         threads: int = 2,
         timed: bool = True,
+        settings: dict[str, str] | None = None,
     ) -> None:
         self.tool, self.dead = tool, ""
         interpreter, reason = environments.interpreter(HOME[tool])
@@ -56,7 +57,11 @@ class Worker:
             stderr=log.open("a"),
             text=True,
             cwd=ROOT,
-            env=environment(threads) | ({} if timed else stored(environments.folder)),
+            env={
+                **environment(threads),
+                **({} if timed else stored(environments.folder)),
+                **(settings or {}),
+            },
         )
         self.dead = self._read(300).get("error", "")
 

@@ -34,9 +34,11 @@ def _sections(results: dict[str, Any]) -> Iterable[str]:
         yield f"### Products: {name}\n\n" + _products(found, _names(results, name))
     for name, found in results.get("density_time", {}).items():
         if "tools" in found:
-            yield f"### Density, one start vector, order {found['order']}: {name}\n\n" + _density(
-                found, _names(results, name)
-            )
+            title = f"### Density, one start vector, order {found['order']}: {name}"
+            for key, setting in (("tools", ""), ("kept", ", freed memory kept")):
+                if key in found:
+                    shown = _density(found[key], found["order"], _names(results, name))
+                    yield f"{title}{setting}\n\n{shown}"
     for name, found in results.get("top_eigenvalues", {}).items():
         yield f"### Five largest eigenvalues to 1 %: {name}\n\n" + _top(
             found, _names(results, name)
@@ -123,8 +125,8 @@ def _products(found: dict[str, Any], named: Callable[[str], str]) -> str:
     return "In brackets: times the fastest JAX form of the gradient.\n\n" + table(head, rows)
 
 
-def _density(found: dict[str, Any], named: Callable[[str], str]) -> str:
-    own = found["tools"].get("curvlab", {}).get("seconds")
+def _density(tools: dict[str, Any], order: int, named: Callable[[str], str]) -> str:
+    own = tools.get("curvlab", {}).get("seconds")
 
     def row(tool: str, cells: dict[str, Any]) -> tuple[str, ...]:
         if "reason" in cells:
@@ -134,13 +136,13 @@ def _density(found: dict[str, Any], named: Callable[[str], str]) -> str:
             named(tool),
             number(cells["seconds"]) + " s" + note,
             number(cells["seconds"] / own) if own else "-",
-            number(cells["products"]) if cells["products"] else str(found["order"]),
+            number(cells["products"]) if cells["products"] else str(order),
             f"{cells['peak_bytes'] / 2**30:.2f} GiB",
             "yes" if cells["band_width"] else "no",
         )
 
     head = ("tool", "time", "times curvlab", "products", "peak memory", "band")
-    return table(head, [row(tool, cells) for tool, cells in found["tools"].items()])
+    return table(head, [row(tool, cells) for tool, cells in tools.items()])
 
 
 def _top(found: dict[str, Any], named: Callable[[str], str]) -> str:

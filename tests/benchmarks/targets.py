@@ -87,23 +87,30 @@ def _density(results: dict[str, Any]) -> Iterator[Target]:
         if "reason" in found:
             continue
         tools = found["tools"]
-        own = tools["curvlab"].get("seconds")
         for tool in PEERS:
             row = tools.get(tool, {"reason": "not asked"})
-            mlp = "mlp" in name
-            native_scan = tool in ("matfree", "laplax") and not mlp
-            limit = 10.0 if native_scan else 2.0
-            if tool == "pyhessian":
-                limit = 1.5 if mlp else 1.2
             what = f"slq(order={found['order']}) faster than {tool}"
-            if "seconds" in row and own:
-                yield _at_least(what, name, row["seconds"] / own, limit, " ×")
-            else:
-                reason = row.get("reason", "-")
-                waited = re.fullmatch(r"took longer than (\d+) s", reason)
-                least = int(waited[1]) / own if waited and own else 0.0
-                said = f"> {least:.3g} ×" if least else reason
-                yield Target(what, name, f"≥ {limit:g} ×", said, least >= limit or None)
+            yield _faster(what, name, tool, row, tools["curvlab"].get("seconds"))
+        kept = found.get("kept", {})
+        for tool in PEERS:
+            if tool in kept:
+                what = f"slq(order={found['order']}) faster than {tool}, freed memory kept"
+                yield _faster(what, name, tool, kept[tool], kept["curvlab"].get("seconds"))
+
+
+def _faster(what: str, name: str, tool: str, row: dict[str, Any], own: float | None) -> Target:
+    mlp = "mlp" in name
+    native_scan = tool in ("matfree", "laplax") and not mlp
+    limit = 10.0 if native_scan else 2.0
+    if tool == "pyhessian":
+        limit = 1.5 if mlp else 1.2
+    if "seconds" in row and own:
+        return _at_least(what, name, row["seconds"] / own, limit, " ×")
+    reason = row.get("reason", "-")
+    waited = re.fullmatch(r"took longer than (\d+) s", reason)
+    least = int(waited[1]) / own if waited and own else 0.0
+    said = f"> {least:.3g} ×" if least else reason
+    return Target(what, name, f"≥ {limit:g} ×", said, least >= limit or None)
 
 
 def _top(results: dict[str, Any]) -> Iterator[Target]:

@@ -44,6 +44,7 @@ RESULTS = {
                 "pyhessian": {**DENSITY, "seconds": 1.6, "band_width": None},
                 "matfree": {"reason": "took longer than 400 s"},
             },
+            "kept": {"curvlab": DENSITY, "pyhessian": {**DENSITY, "seconds": 1.7}},
         },
         "resnet18": {"reason": "takes too long in every tool"},
     },
@@ -146,6 +147,9 @@ def test_targets_say_what_was_reached_and_what_was_missed():
     assert found["slq(order=90) faster than pyhessian", "mlp"]
     assert found["slq(order=90) faster than matfree", "mlp"]
     assert found["slq(order=90) faster than laplax", "mlp"] is None
+    kept = "slq(order=90) faster than {}, freed memory kept"
+    assert found[kept.format("pyhessian"), "mlp"]
+    assert (kept.format("matfree"), "mlp") not in found
     assert found["top 5 to 1 %: products", "mlp"]
     assert found["error at equal products, λ₁ … λ₅ / other tools", "healthy"] is False
     # A single draw of each says nothing.
@@ -230,7 +234,7 @@ def test_tables_go_between_the_marks(tmp_path):
         "too long in every",
     ):
         assert part in text
-    assert text.count("pyhessian (different matrix)") == 3
+    assert text.count("pyhessian (different matrix)") == 4  # products, densities, eigenvalues
     assert "curvlab (different matrix)" not in text
 
 
