@@ -26,6 +26,7 @@ QUESTIONS = (
     "density_time",
     "top_eigenvalues",
     "equal_products",
+    "coverage",
     "next_checkpoint",
     "memory",
     "gradient_gram",

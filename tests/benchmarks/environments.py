@@ -65,10 +65,11 @@ class Environments:
         return python, ""
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """Return the installed versions of what is compared."""
+        """Return the installed versions of what is compared, in environments that are there."""
         found = {}
-        for name in self._known:
-            python, _ = self._known[name]
+        for name in ("own", *PACKAGES):
+            there = name in self._known or (self.folder / name / "installed.json").exists()
+            python = self.interpreter(name)[0] if there else None
             if python is None:
                 continue
             listed = subprocess.run(

@@ -142,8 +142,9 @@ class Curvlab(OwnQuestions, CurvlabProducts):
         if not run.breakdown_step:
             return run.ritz()[0]
         # An exhausted space has one copy of each eigenvalue: eigenpairs() goes on. It spends six of
-        # the products on residuals.
-        return eigenpairs(op, key, order=order - 6, largest=5, smallest=1, noise_floor=0.0).values
+        # the products that are left on residuals.
+        left = order - run.order - 6
+        return eigenpairs(op, key, order=left, largest=5, smallest=1, noise_floor=0.0).values
 
     def top(self, count: int, order: int, seed: int) -> dict[str, Any]:
         """Let it stop by its own residuals; `order` is not used."""
