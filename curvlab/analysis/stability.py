@@ -18,7 +18,7 @@ from curvlab.curvature.metric import weight_norm_metric
 from curvlab.curvature.parameter_operator import ParameterOperator
 from curvlab.plasticity import DIAGNOSTICS, Diagnostic
 from curvlab.runs import Checkpoint
-from curvlab.spectral import Estimate, eigenpairs
+from curvlab.spectral import Eigenpairs, Estimate, eigenpairs
 from curvlab.spectral.noise import NOISE_PRODUCTS
 
 
@@ -39,6 +39,16 @@ class StabilityStatistics:
         along its direction. None if unknown.
     reason
         Why ``ratio`` is None, else ``""``.
+    miss
+        Bound on the probability that one of the eigenvalues is not the largest of its matrix within
+        a share ``gap`` of the spectrum's width (:attr:`curvlab.Eigenpairs.miss`), the largest of
+        all matrices; 1 where the order is too low to say anything.
+    gap
+        That share.
+    converged
+        Whether the residual of each is at most a thousandth of the largest magnitude.
+    notes
+        What the check of the Hessian found that belongs beside it (ReLU kinks).
     """
 
     sharpness: Estimate
@@ -46,6 +56,10 @@ class StabilityStatistics:
     limit: float
     ratio: Estimate | None
     reason: str
+    miss: float
+    gap: float
+    converged: bool
+    notes: tuple[str, ...]
 
 
 def stability_limit(optimiser: Spec) -> float:
@@ -112,7 +126,7 @@ def stability(
     Returns
     -------
     Each value with the interval of its residual, which contains an eigenvalue; that it is the
-    largest is not certified by a residual.
+    largest is not certified by a residual, so see ``miss``.
 
     Raises
     ------
@@ -128,26 +142,28 @@ def stability(
     """
     hessian = Hessian(checkpoint.problem(probe_set))
     invariant = hessian.in_metric(weight_norm_metric(checkpoint.params))
-    sharpness, scale_invariant = (_largest(op, key, order) for op in (hessian, invariant))
+    found = [_largest(op, key, order) for op in (hessian, invariant)]
+    sharpness, scale_invariant = map(_estimate, found)
+    limit, ratio, reason = float("nan"), None, ""
     try:
         limit, seen = _seen_by_optimiser(checkpoint, hessian)
     except (OperatorError, RunError) as error:
-        return StabilityStatistics(sharpness, scale_invariant, float("nan"), None, str(error))
-    steep = sharpness if seen is hessian else _largest(seen, key, order)
-    ratio = Estimate(
-        value=steep.value / limit,
-        stderr=steep.stderr,
-        low=steep.low / limit,
-        high=steep.high / limit,
-        level=steep.level,
-        method=steep.method,
-        vectors=steep.vectors,
-        bracket_low=steep.bracket_low / limit,
-        bracket_high=steep.bracket_high / limit,
-        matvecs=steep.matvecs,
-        estimand=f"{steep.estimand}, / {limit:.6g}",
+        reason = str(error)
+    else:
+        if seen is not hessian:
+            found.append(_largest(seen, key, order))
+        ratio = _estimate(found[0] if seen is hessian else found[-1], limit)
+    return StabilityStatistics(
+        sharpness,
+        scale_invariant,
+        limit,
+        ratio,
+        reason,
+        miss=max(float(pairs.miss[0]) for pairs in found),
+        gap=found[0].gap,
+        converged=all(bool(pairs.converged[0]) for pairs in found),
+        notes=found[0].notes,
     )
-    return StabilityStatistics(sharpness, scale_invariant, limit, ratio, "")
 
 
 def _seen_by_optimiser(checkpoint: Checkpoint, hessian: Hessian) -> tuple[float, ParameterOperator]:
@@ -164,9 +180,14 @@ def _seen_by_optimiser(checkpoint: Checkpoint, hessian: Hessian) -> tuple[float,
     return limit, hessian.in_metric(checkpoint.metric())
 
 
-def _largest(op: ParameterOperator, key: Array, order: int) -> Estimate:
-    pairs = eigenpairs(op, key, order=order, largest=1, smallest=0)
-    value, low, high = (float(ends[0]) for ends in (pairs.values, pairs.low, pairs.high))
+def _largest(op: ParameterOperator, key: Array, order: int) -> Eigenpairs:
+    return eigenpairs(op, key, order=order, largest=1, smallest=0)
+
+
+def _estimate(pairs: Eigenpairs, limit: float = 1.0) -> Estimate:
+    """Return the largest eigenvalue as a share of a limit."""
+    value, low, high = (float(e[0]) / limit for e in (pairs.values, pairs.low, pairs.high))
+    share = "" if limit == 1.0 else f", / {limit:.6g}"
     return Estimate(
         value=value,
         stderr=float("nan"),
@@ -178,7 +199,8 @@ def _largest(op: ParameterOperator, key: Array, order: int) -> Estimate:
         bracket_low=low,
         bracket_high=high,
         matvecs=pairs.matvecs,
-        estimand=f"largest eigenvalue; {op.estimand}",
+        estimand=f"largest eigenvalue{share}; {pairs.estimand}",
+        cost=pairs.cost,
     )
 
 
@@ -214,7 +236,10 @@ class Stability(Diagnostic):
         return 3 * (self.order + 1 + 2 * NOISE_PRODUCTS)
 
     def __call__(self, checkpoint: Checkpoint, probe_set: str = "current") -> xr.Dataset:
-        """Measure ``sharpness``, ``scale_invariant_sharpness`` and ``stability_ratio``."""
+        """Measure ``sharpness``, ``scale_invariant_sharpness`` and ``stability_ratio``.
+
+        ``stability_miss`` and ``stability_converged`` say how far they are the largest.
+        """
         key = jax.random.key(self.seed)
         found = stability(checkpoint, key, probe_set=probe_set, order=self.order)
         estimates = {
@@ -222,7 +247,11 @@ class Stability(Diagnostic):
             "scale_invariant_sharpness": found.scale_invariant_sharpness,
             "stability_ratio": found.ratio,
         }
-        data: dict[str, Any] = {"stability_limit": ((), found.limit, {"reason": found.reason})}
+        data: dict[str, Any] = {
+            "stability_limit": ((), found.limit, {"reason": found.reason}),
+            "stability_miss": ((), found.miss, {"gap": found.gap}),
+            "stability_converged": ((), found.converged, {"notes": " ".join(found.notes)}),
+        }
         for name, estimate in estimates.items():
             for end in ("value", "low", "high"):
                 value = float("nan") if estimate is None else getattr(estimate, end)

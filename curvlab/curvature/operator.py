@@ -7,9 +7,11 @@ A block of a matrix is the same function with some leaves of the parameters held
 """
 
 import abc
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import chain
+from operator import add
 from typing import Any, ClassVar
 
 import jax
@@ -143,6 +145,18 @@ class CurvatureOperator(ParameterOperator):
             return None
         return linear_maps.linearise_penalty(problem.penalty, problem.params, self._chosen)
 
+    @property
+    def _mean(self) -> Float[Array, ""]:
+        """What makes a mean over examples of a sum."""
+        return jnp.asarray(1 / self.problem.total_weight, self.dtype)
+
+    def _terms(self) -> Iterator[tuple[LinearMap, Float[Array, ""]]]:
+        """The maps that add up to a product, but for streamed data, and the factor of each."""
+        if not self.problem.streamed:
+            yield from ((linear, self._mean) for linear in self._maps)
+        if self._penalty_map is not None:
+            yield self._penalty_map, jnp.ones((), self.dtype)
+
     @override
     def sharding(self) -> NamedSharding | None:
         mesh = self.problem.mesh
@@ -218,11 +232,7 @@ class CurvatureOperator(ParameterOperator):
         if problem.streamed or self.dim <= LARGE:
             return super().add_product(total, vector)
         with self.precision(), exact_matmul(), explained_derivatives():
-            factor = jnp.asarray(1 / problem.total_weight, self.dtype)
-            maps = [(linear, factor) for linear in self._maps]
-            if self._penalty_map is not None:
-                maps.append((self._penalty_map, jnp.ones_like(factor)))
-            for linear, times in maps:
+            for linear, times in self._terms():
                 total = linear_maps.add(linear, total, vector, times, self.layout)
         return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
@@ -252,24 +262,19 @@ class CurvatureOperator(ParameterOperator):
         problem, layout = self.problem, self.layout
         if problem.mesh is not None:
             vectors = place(vectors, replicated(problem.mesh))
-        factor = jnp.asarray(1 / problem.total_weight, vectors.dtype)
+        images = (
+            linear_maps.apply(linear, vectors, times, layout) for linear, times in self._terms()
+        )
         if problem.streamed:
-            how, state = self.linearisation(), self.state()
-            total = sum_over(
+            how, state, mean = self.linearisation(), self.state(), self._mean
+            streamed = sum_over(
                 problem.placed(),
                 lambda batch: linear_maps.apply_once(
-                    how, problem.params, batch, state, vectors, factor, layout
+                    how, problem.params, batch, state, vectors, mean, layout
                 ),
             )
-        else:
-            first, *others = self._maps
-            total = linear_maps.apply(first, vectors, factor, layout)
-            for linear in others:
-                total = total + linear_maps.apply(linear, vectors, factor, layout)
-        if self._penalty_map is not None:
-            total = total + linear_maps.apply(
-                self._penalty_map, vectors, jnp.ones_like(factor), layout
-            )
+            images = chain([streamed], images)
+        total = reduce(add, images)
         return total if problem.mesh is None else place(total, replicated(problem.mesh))
 
     @property

@@ -38,6 +38,12 @@ what is left cannot grow unseen, since every step measures it.
 """
 
 
+def block_bytes(dim: int, dtype: Any) -> int:
+    """Return the bytes of a block of rows of length ``dim`` on one device."""
+    panel = min(PANEL, dim)
+    return ROWS * -(-dim // panel) * panel * np.dtype(dtype).itemsize
+
+
 class Tier(enum.StrEnum):
     """Where the rows of a Krylov basis are kept."""
 

@@ -111,7 +111,7 @@ def diagonal(
     """
     check_vectors(vectors, "diagonal")
     work = Work(op, tick)
-    noise_floor = work.noise_floor(key, noise_floor)
+    noise_floor = work.noise_floor(key, noise_floor, deflate)
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= rank + vectors:
         entries = work.exact_diagonal()

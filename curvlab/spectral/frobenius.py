@@ -67,7 +67,7 @@ def frobenius_norm(
     """
     check_vectors(vectors, "frobenius_norm")
     work = Work(op, tick)
-    noise_floor = work.noise_floor(key, noise_floor)
+    noise_floor = work.noise_floor(key, noise_floor, deflate)
     slack, estimand = op.dim**0.5 * noise_floor, f"Frobenius norm; {op.estimand}"
     rank = sketch if deflate is None else len(deflate.values)
     if op.dim <= max(rank, (rank if deflate is None else 0) + vectors):

@@ -79,8 +79,16 @@ def moment(measure: SpectralMeasure, k: int, *, level: float) -> Estimate:
     ]
     slope = k * float(np.abs(measure.support).max()) ** max(k - 1, 0)
     blur = slope * (measure.blur + max(cut, default=0.0))
+    # The variance of a vector's value is a moment too, of twice the degree: short of it the
+    # quadrature has it too small.
     return _estimate(
-        measure, lambda x: x**k, level, f"mean of eigenvalue^{k}", exact=True, blur=blur
+        measure,
+        lambda x: x**k,
+        level,
+        f"mean of eigenvalue^{k}",
+        exact=True,
+        blur=blur,
+        spread_known=2 * k <= reach,
     )
 
 
@@ -88,7 +96,8 @@ def expectation(
     measure: SpectralMeasure, f: Callable[[Any], Any], *, level: float, name: str
 ) -> Estimate:
     """Estimate ``(1/n) Σ f(λ_i)``; see :meth:`curvlab.SpectralMeasure.expectation`."""
-    return _estimate(measure, f, level, f"mean of {name}(eigenvalue)", exact=False, blur=0.0)
+    what = f"mean of {name}(eigenvalue)"
+    return _estimate(measure, f, level, what, exact=False, blur=0.0, spread_known=True)
 
 
 def _estimate(
@@ -99,6 +108,7 @@ def _estimate(
     *,
     exact: bool,
     blur: float,
+    spread_known: bool,
 ) -> Estimate:
     variation = Variation.of(f, measure.grid)
     found = samples(measure, f)
@@ -107,7 +117,7 @@ def _estimate(
     bracket = min(bracket[0], value), max(bracket[1], value)
     interval, method = bracket, measure.certainty
     if measure.random:
-        several = measure.vectors >= FEWEST
+        several = spread_known and measure.vectors >= FEWEST
         share = (1 + level) / 2 if several else level
         band = measure.grid_band(level=share)
         interval, method = variation.ends(band.low, band.high), "band"
@@ -119,7 +129,7 @@ def _estimate(
                 interval, method = both, "normal"
     return Estimate(
         value,
-        stderr,
+        stderr if spread_known else float("nan"),
         min(interval[0], value),
         max(interval[1], value),
         level,

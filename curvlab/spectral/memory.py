@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from curvlab.core.devices import spans_processes
 from curvlab.core.errors import OperatorError
-from curvlab.spectral.basis import Tier
+from curvlab.spectral.basis import ROWS, Tier, block_bytes
 
 SHARE = 0.5
 """Share of what is free that a basis may take when nobody says how much."""
@@ -74,12 +74,11 @@ class Memory:
         return cls(int(SHARE * left), int(SHARE * available))
 
     def rows(self, dim: int, dtype: Any, tier: Tier) -> int:
-        """Return how many vectors of length ``dim`` a tier has room for."""
-        vector = dim * np.dtype(dtype).itemsize
-        if tier is Tier.HOST:
-            return self.host // vector
+        """Return how many vectors of length ``dim`` a tier has room for, in whole blocks of rows."""
+        vector, block = dim * np.dtype(dtype).itemsize, block_bytes(dim, dtype)
         left = max(0, self.device - WORKING_VECTORS * vector)
-        return {Tier.DEVICE: left // vector, Tier.HALF: 2 * left // vector}.get(tier, 0)
+        room = {Tier.DEVICE: left, Tier.HALF: 2 * left, Tier.HOST: self.host}.get(tier, 0)
+        return ROWS * (room // block)
 
     def tier(self, dim: int, dtype: Any, rows: int, *, half: bool = True) -> Tier:
         """Return the best tier for ``rows`` vectors of length ``dim``.

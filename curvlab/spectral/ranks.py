@@ -69,8 +69,8 @@ def spectral_ranks(
     measure
         The measure, of order 3 or more.
     pairs
-        Eigenpairs of both ends, whose intervals replace those of the outermost Ritz values in
-        ``max |λ|`` (provided that they are the outermost).
+        Eigenpairs, whose intervals replace those of the outermost Ritz values in ``max |λ|``
+        (provided that they are the outermost); an end of which they have none keeps its own.
     delta
         Share of ``Σ |λ|`` that ``srank`` leaves out.
     positive_semidefinite
@@ -203,17 +203,18 @@ def srank(measure: SpectralMeasure, *, delta: float = 0.01, level: float = 0.95)
 
 
 def _largest_magnitude(measure: SpectralMeasure, pairs: Eigenpairs | None) -> tuple[float, ...]:
-    """Return bounds and value of ``max |λ|``: a Ritz value is never larger, but for the noise."""
-    if pairs is not None:
-        ends = [0, -1] if 0 < pairs.largest < len(pairs.values) else [0]
-        return (
-            float(max(max(pairs.low[i], -pairs.high[i]) for i in ends)),
-            float(np.abs(pairs.values[ends]).max()),
-            float(max(max(pairs.high[i], -pairs.low[i]) for i in ends)),
-        )
-    known = np.abs(np.append(measure.nodes.ravel(), measure.atoms)).max()
-    outermost = np.abs(measure.grid[[0, -1]]).max()
-    return float(max(known - measure.blur, 0)), float(known), float(outermost)
+    """Return bounds and value of ``max |λ|``: a Ritz value is never larger, but for the noise.
+
+    An end of which there are no pairs is taken from the measure.
+    """
+    known = np.append(measure.nodes.ravel(), measure.atoms)
+    upper = known.max() - measure.blur, known.max(), measure.grid[-1]
+    lower = -known.min() - measure.blur, -known.min(), -measure.grid[0]
+    if pairs is not None and pairs.largest > 0:
+        upper = pairs.low[0], pairs.values[0], pairs.high[0]
+    if pairs is not None and pairs.largest < len(pairs.values):
+        lower = -pairs.high[-1], -pairs.values[-1], -pairs.low[-1]
+    return tuple(max(float(a), float(b), 0.0) for a, b in zip(upper, lower, strict=True))
 
 
 def _ratio(

@@ -14,7 +14,7 @@ from curvlab.spectral.certify import rayleigh_ritz
 from curvlab.spectral.journal import Journal
 from curvlab.spectral.krylov import Krylov
 from curvlab.spectral.lanczos import Tridiagonal, tridiagonal
-from curvlab.spectral.memory import WORKING_VECTORS, Memory
+from curvlab.spectral.memory import Memory
 from curvlab.spectral.operator import SymmetricOperator
 from curvlab.spectral.progress import Progress, Tick
 
@@ -204,12 +204,12 @@ def plan(
     tier = memory.tier(op.dim, op.dtype, rows)
     if tier is Tier.NONE and order is None:
         # Fewer rows with restarts, if at all possible, rather than none.
-        rows = int(memory.device / (op.dim * op.dtype.itemsize)) - WORKING_VECTORS
+        rows = memory.rows(op.dim, op.dtype, Tier.DEVICE)
         if rows < 2 * pairs + 2:
             raise OperatorError(
                 f"{pairs} eigenpairs of an operator with {op.dim} rows need at least "
                 f"{2 * pairs + 2} stored vectors; the memory budget of "
-                f"{memory.device / 2**20:.1f} MiB holds {max(rows, 0)}. Raise memory=, ask for "
+                f"{memory.device / 2**20:.1f} MiB holds {rows}. Raise memory=, ask for "
                 "fewer pairs, or name an order= (vectors are then computed twice)."
             )
         tier = Tier.DEVICE

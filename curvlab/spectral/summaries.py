@@ -150,20 +150,24 @@ def effective_dimension(measure: SpectralMeasure, *, shift: float, level: float 
 def condition_number(pairs: Eigenpairs, *, shift: float) -> Estimate:
     """Bound ``(λ_max + shift) / (λ_min + shift)`` of a positive semidefinite matrix.
 
-    The intervals of the outermost eigenpairs bound it, *provided* that these are the outermost: no
-    residual certifies that. Without a shift the condition number of a network's curvature is that
-    of its null space: infinite or noise.
+    A Rayleigh quotient never lies outside the spectrum, so the lower end is certain. For the upper
+    one nobody certifies that nothing lies further out: an eigenvalue may, by
+    ``gap × (λ_max - λ_min)`` except with the probabilities in :attr:`Eigenpairs.miss`, and down to
+    zero. Without a shift the condition number of a network's curvature is that of its null space:
+    infinite or noise.
 
     Parameters
     ----------
     pairs
-        Eigenpairs of both ends.
+        Eigenpairs of both ends, from a cold start or verified (a warm start knows no ``miss``).
     shift
         Positive number added to every eigenvalue, in their units.
 
     Returns
     -------
-    The ratio, with method ``residual`` and level 1: nothing in it depends on chance. No products.
+    The ratio, with method ``residual`` and a level of one minus both probabilities; its bracket is
+    what follows if these are the outermost pairs. Without ``miss`` it is not resolved, and the
+    upper end infinite. No products.
 
     Raises
     ------
@@ -180,26 +184,32 @@ def condition_number(pairs: Eigenpairs, *, shift: float) -> Estimate:
             f"condition_number needs eigenpairs of both ends, got {pairs.largest} largest and "
             f"{len(pairs.values) - pairs.largest} smallest. Run eigenpairs(largest=1, smallest=1)."
         )
-    if pairs.values[-1] < -2 * pairs.noise_floor - 1e-13 * np.abs(pairs.values).max():
+    top, bottom, noise = float(pairs.values[0]), float(pairs.values[-1]), pairs.noise_floor
+    if bottom < -2 * noise - 1e-13 * np.abs(pairs.values).max():
         raise OperatorError(
             f"condition_number needs a positive semidefinite matrix; this one has a Rayleigh "
-            f"quotient of {pairs.values[-1]:.3g}: {pairs.estimand}. Use a Gauss-Newton matrix."
+            f"quotient of {bottom:.3g}: {pairs.estimand}. Use a Gauss-Newton matrix."
         )
-    top, bottom = (
-        np.maximum([pairs.low[end], pairs.values[end], pairs.high[end]], 0) + shift
-        for end in (0, -1)
-    )
-    low, value, high = (float(ratio) for ratio in top / bottom[::-1])
+
+    def ratio(largest: float, smallest: float) -> float:
+        return max((max(largest, 0.0) + shift) / (max(smallest, 0.0) + shift), 1.0)
+
+    # Both ends may be short by that share of the true width, which is then the wider.
+    further = pairs.gap * (pairs.high[0] - pairs.low[-1]) / (1 - 2 * pairs.gap)
+    low, value = ratio(top - noise, bottom + noise), ratio(top, bottom)
+    high = ratio(float(pairs.high[0]) + further, float(pairs.low[-1]) - further)
+    level = 1 - float(pairs.miss[0] + pairs.miss[-1])
+    unknown = not level > 0  # NaN too
     return Estimate(
-        value,
-        0.0,
-        max(low, 1.0),
-        high,
-        1.0,
-        "residual",
+        float("nan") if unknown else value,
+        float("nan"),
+        low,
+        float("inf") if unknown else high,
+        1.0 if unknown else level,
+        NOT_RESOLVED if unknown else "residual",
         0,
-        max(low, 1.0),
-        high,
+        ratio(float(pairs.low[0]), float(pairs.high[-1])),
+        ratio(float(pairs.high[0]), float(pairs.low[-1])),
         pairs.matvecs,
         f"condition number, shift {shift:g}; {pairs.estimand}",
     )
@@ -213,8 +223,12 @@ class Outliers:
     ----------
     values
         The outliers, by falling magnitude.
+    low, high
+        Ends of their intervals.
     edge
         The next eigenvalue: the edge of the bulk among the computed pairs.
+    edge_low, edge_high
+        Ends of its interval.
     ratio
         Smallest outlier over edge, as computed.
     ratio_low, ratio_high
@@ -225,7 +239,11 @@ class Outliers:
     """
 
     values: Float[np.ndarray, " outliers"]
+    low: Float[np.ndarray, " outliers"]
+    high: Float[np.ndarray, " outliers"]
     edge: float
+    edge_low: float
+    edge_high: float
     ratio: float
     ratio_low: float
     ratio_high: float
@@ -265,19 +283,23 @@ def outliers(pairs: Eigenpairs, *, sign: int = 1) -> Outliers:
     end = np.arange(len(value)) < pairs.largest
     chosen = np.flatnonzero((low > 0) & (end if sign == 1 else ~end))
     chosen = chosen[np.argsort(-value[chosen])]
-    if len(chosen) < 2:
-        edge = sign * float(value[chosen[0]]) if len(chosen) else float("nan")
-        nan = float("nan")
-        return Outliers(np.zeros(0), edge, nan, nan, nan, False)
     low, value, high = low[chosen], value[chosen], high[chosen]
-    gap = int(np.argmax(value[:-1] / value[1:]))
-    least = float(low[: gap + 1].min() / high[gap + 1 :].max())
-    resolved = least > 1
+    count, ratios, resolved = 0, (float("nan"),) * 3, False
+    if len(chosen) >= 2:
+        gap = int(np.argmax(value[:-1] / value[1:]))
+        least = float(low[: gap + 1].min() / high[gap + 1 :].max())
+        ratios = float(value[gap] / value[gap + 1]), least, float(high[gap] / low[gap + 1])
+        resolved = least > 1
+        count = gap + 1 if resolved else 0
+    signed = [sign * end for end in ((low, value, high) if sign == 1 else (high, value, low))]
+    edge = [float(end[count]) if len(end) else float("nan") for end in signed]
     return Outliers(
-        sign * value[: gap + 1] if resolved else np.zeros(0),
-        sign * float(value[gap + 1] if resolved else value[0]),
-        float(value[gap] / value[gap + 1]),
-        least,
-        float(high[gap] / low[gap + 1]),
+        signed[1][:count],
+        signed[0][:count],
+        signed[2][:count],
+        edge[1],
+        edge[0],
+        edge[2],
+        *ratios,
         resolved,
     )

@@ -75,6 +75,14 @@ def test_all_three_against_dense_matrices(adam: Run) -> None:
     for estimate in (found.sharpness, invariant, found.ratio):
         assert estimate.high - estimate.low < 1e-2 * estimate.value
     assert found.limit == pytest.approx(3.6 / (0.2 * 0.02))
+    assert found.converged
+    assert 0 < found.miss < 1
+
+
+def test_few_steps_are_said_not_to_have_found_the_largest(adam: Run) -> None:
+    found = stability(adam.checkpoint(15), jax.random.key(1), order=4)
+    assert not found.converged
+    assert found.miss == 1
 
 
 OPTIMISERS = [
@@ -133,3 +141,6 @@ def test_the_diagnostic_stores_values_with_intervals(adam: Run) -> None:
     for name in ("sharpness", "scale_invariant_sharpness"):
         assert (one[f"{name}_low"] <= one[name]).all()
         assert (one[name] <= one[f"{name}_high"]).all()
+    assert ((one["stability_miss"] > 0) & (one["stability_miss"] <= 1)).all()
+    assert set(one["stability_converged"].values) <= {0, 1}
+    assert one["stability_miss"].attrs["gap"] == 0.01

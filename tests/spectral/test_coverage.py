@@ -277,6 +277,16 @@ def test_coverage_of_bands(name):
     check_band(name, 300, covered_often_enough)
 
 
+def test_coverage_of_moments_beyond_the_quadrature_of_their_variance():
+    """Three steps know the fourth moment, but not the eighth, on which its variance depends."""
+    values, draws, hits = np.linspace(-1, 1, 300), 200, 0
+    for measure in measures(values, draws=draws, order=3, vectors=32):
+        found = measure.moment(4)
+        assert np.isnan(found.stderr)
+        hits += found.low <= (values**4).mean() <= found.high
+    assert covered_often_enough(hits, draws), hits / draws
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["one outlier", "nine outliers", "flat"])
 def test_coverage_of_moments_and_moment_ranks(name):

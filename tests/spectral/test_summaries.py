@@ -126,9 +126,32 @@ def test_effective_dimension_and_condition_number():
     truth = (values / (values + 0.01)).sum()
     assert found.low <= truth <= found.high
     assert found.bracket_high - found.bracket_low < found.high - found.low
-    pairs = eigenpairs(op, KEY, order=120, largest=1, smallest=1)
-    ratio = condition_number(pairs, shift=0.01)
-    assert ratio.low <= (10 + 0.01) / (1e-6 + 0.01) <= ratio.high
+
+
+@pytest.mark.parametrize("order", [4, 20, 120])
+def test_a_condition_number_is_as_sure_as_its_ends_are(order):
+    """Few steps end far above the smallest eigenvalue, with a small residual or not."""
+    values = np.geomspace(1e-6, 10, 120)
+    pairs = eigenpairs(Diagonal(values), KEY, order=order, largest=1, smallest=1)
+    found = condition_number(pairs, shift=0.01)
+    truth = (10 + 0.01) / (1e-6 + 0.01)
+    assert found.low <= truth * (1 + 1e-9)
+    assert truth <= found.high * (1 + 1e-9)
+    assert found.method == ("not resolved" if order == 4 else "residual")
+    assert (found.level > 0.99) == (order != 20)
+    if order == 120:
+        assert found.value == pytest.approx(truth)
+        warm = eigenpairs(Diagonal(values), KEY, order=120, largest=1, smallest=1, start=pairs)
+        assert condition_number(warm, shift=0.01).method == "not resolved"
+
+
+@pytest.mark.parametrize("ends", [(3, 0), (0, 3), (3, 3)])
+def test_stable_ranks_see_the_larger_end_whichever_pairs_there_are(ends):
+    values = np.append(NETWORK, -20.0)
+    op = Diagonal(values)
+    pairs = eigenpairs(op, KEY, order=60, largest=ends[0], smallest=ends[1])
+    found = spectral_ranks(slq(op, KEY, order=30, vectors=8), pairs=pairs).stable
+    assert found.low <= (values**2).sum() / 400 <= found.high
 
 
 def test_summaries_of_indefinite_matrices_and_shifts_are_refused():
@@ -154,6 +177,11 @@ def test_outliers_end_at_the_largest_ratio_gap():
     assert found.resolved
     np.testing.assert_allclose(found.values, np.linspace(5, 1, 10), rtol=1e-6)
     assert found.ratio_low <= 1 / found.edge <= found.ratio_high
+    assert found.edge_low <= np.sort(NETWORK)[-11] <= found.edge_high
+    assert ((found.low <= found.values) & (found.values <= found.high)).all()
+    negative = outliers(eigenpairs(Diagonal(-NETWORK), KEY, order=60, smallest=14), sign=-1)
+    np.testing.assert_allclose(negative.values, -found.values, rtol=1e-6)
+    assert negative.edge_low <= -found.edge <= negative.edge_high
     # Differences would have been largest between neighbours of a geometric spectrum's top.
     decaying = Diagonal(np.r_[np.zeros(100), 2.0 ** np.arange(5), 2.0 ** np.arange(8, 13)])
     pairs = eigenpairs(decaying, KEY, order=30, largest=10, smallest=0)
@@ -166,4 +194,4 @@ def test_outliers_end_at_the_largest_ratio_gap():
 def test_a_null_space_has_no_outliers():
     pairs = eigenpairs(Diagonal(np.r_[np.zeros(50), 1.0]), KEY, order=10, largest=3, smallest=1)
     assert not outliers(pairs).resolved
-    assert len(outliers(pairs).values) == 0
+    assert len(outliers(pairs).values) == len(outliers(pairs).low) == 0
