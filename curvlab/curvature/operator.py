@@ -151,7 +151,7 @@ class CurvatureOperator(ParameterOperator):
         return jnp.asarray(1 / self.problem.total_weight, self.dtype)
 
     def _terms(self) -> Iterator[tuple[LinearMap, Float[Array, ""]]]:
-        """The maps that add up to a product, but for streamed data, and the factor of each."""
+        """Yield the maps that add up to a product, but for streamed data, with their factors."""
         if not self.problem.streamed:
             yield from ((linear, self._mean) for linear in self._maps)
         if self._penalty_map is not None:

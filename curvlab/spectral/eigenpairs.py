@@ -76,8 +76,8 @@ class Eigenpairs:
     tier
         Where the Lanczos vectors were kept.
     orthogonality
-        ``max |Q Qᵀ - I|`` of the Lanczos vectors at the end; predicted where they were not kept, and
-        on the host of the last block of rows with all others.
+        ``max |Q Qᵀ - I|`` of the Lanczos vectors at the end; predicted where they were not kept,
+        and on the host that of the last block of rows with all others.
     cost
         What was spent; not part of comparisons, since times differ.
     """

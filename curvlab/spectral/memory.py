@@ -74,7 +74,7 @@ class Memory:
         return cls(int(SHARE * left), int(SHARE * available))
 
     def rows(self, dim: int, dtype: Any, tier: Tier) -> int:
-        """Return how many vectors of length ``dim`` a tier has room for, in whole blocks of rows."""
+        """Return for how many vectors of length ``dim`` a tier has room, in blocks of 16 rows."""
         vector, block = dim * np.dtype(dtype).itemsize, block_bytes(dim, dtype)
         left = max(0, self.device - WORKING_VECTORS * vector)
         room = {Tier.DEVICE: left, Tier.HALF: 2 * left, Tier.HOST: self.host}.get(tier, 0)
