@@ -72,7 +72,8 @@ def test_a_deflated_run_says_nothing_about_pairs_that_have_not_converged():
 def test_given_start_vectors_are_not_kept_in_half_precision():
     dim, order = 6000, 20
     op = Diagonal(np.linspace(0, 1, dim).astype(np.float32))
-    memory = Memory(4 * dim * (6 + order // 2), host=4 * dim * order)
+    basis = 32 * 4 * 8192  # whole blocks of 16 padded rows
+    memory = Memory(6 * 4 * dim + basis // 2, host=basis)
     assert lanczos(op, KEY, order=order, memory=memory).tier is Tier.HALF
     start = np.ones(dim, np.float32)
     assert lanczos(op, KEY, order=order, memory=memory, start=start).tier is Tier.HOST

@@ -14,11 +14,13 @@ RNG = np.random.default_rng(0)
 VALUES = np.r_[0.1 * RNG.normal(size=DIM - 5), [1.5, 2.0, 3.0, 5.0, -2.0]].astype(np.float32)
 VECTOR = 4 * DIM
 WORKING = 6 * VECTOR
+BLOCK = 16 * 4 * 8192  # rows come in blocks of 16, padded to panels of 4,096 entries
+BASIS = 3 * BLOCK  # of 40 rows
 
 BUDGETS = {
-    Tier.DEVICE: Memory(WORKING + ORDER * VECTOR),
-    Tier.HALF: Memory(WORKING + ORDER * VECTOR // 2),
-    Tier.HOST: Memory(WORKING + 10, host=ORDER * VECTOR),
+    Tier.DEVICE: Memory(WORKING + BASIS),
+    Tier.HALF: Memory(WORKING + BASIS // 2),
+    Tier.HOST: Memory(WORKING + 10, host=BASIS),
     Tier.NONE: Memory(WORKING + 10),
 }
 each_tier = pytest.mark.parametrize("tier", Tier)
@@ -38,8 +40,15 @@ def test_a_budget_forces_its_tier_and_the_tier_is_reported(tier):
     stored = type(measure).from_dataset(measure.to_dataset())
     assert (stored.tier, stored.orthogonality) == (tier, measure.orthogonality)
     share = {Tier.DEVICE: 1, Tier.HALF: 0.5, Tier.HOST: 1, Tier.NONE: 0}[tier]
-    padded = -(-DIM // 4096) * 4096
-    assert held == 48 * 4 * padded * share  # in blocks of 16 rows
+    assert held == BASIS * share
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_basis_never_exceeds_its_budget(missing):
+    run = lanczos(Diagonal(VALUES), KEY, order=ORDER, memory=Memory(WORKING + BASIS - missing))
+    assert run.basis is not None
+    assert WORKING + run.basis.nbytes <= WORKING + BASIS - missing
+    assert run.tier is (Tier.HALF if missing else Tier.DEVICE)
 
 
 @each_tier
@@ -106,10 +115,10 @@ def test_a_budget_below_the_working_vectors_is_refused_before_any_product():
 
 
 def test_adaptive_eigenpairs_restart_within_their_memory():
-    rows = 24
+    rows = 16
     values = np.linspace(0, 1, DIM).astype(np.float32)
     values[-3:] = [1.2, 1.3, 1.4]
-    memory = Memory(WORKING + rows * VECTOR)
+    memory = Memory(WORKING + BLOCK)
     pairs = eigenpairs(Diagonal(values), KEY, largest=4, smallest=0, memory=memory)
     assert pairs.order > 2 * rows  # restarted more than once
     assert pairs.converged.all()

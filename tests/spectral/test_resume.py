@@ -20,7 +20,7 @@ KEY = jax.random.key(7)
 DIM = 5000
 VALUES = np.linspace(-1, 3, DIM).astype(np.float32)
 NO_BASIS = Memory(6 * 4 * DIM + 1)
-FEW_ROWS = Memory((6 + 16) * 4 * DIM)
+FEW_ROWS = Memory(6 * 4 * DIM + 16 * 4 * 8192)
 
 
 class Counting(Diagonal):
