@@ -69,7 +69,7 @@ RESULTS = {
                     ]
                     for budget in ("20", "40")
                 },
-                "measure": {"40": [{"reason": "eigenvalues only"}]},
+                "measure": {b: [{"reason": "eigenvalues only"}] for b in ("20", "40")},
                 "trace": {"30": [{"error": error, "covered": True}]},
             }
             for tool, error in (("curvlab", 0.02), ("arpack", 0.01))
