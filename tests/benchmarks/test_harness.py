@@ -239,12 +239,12 @@ def test_equally_good_tools_are_seldom_missed(monkeypatch):
 
 def test_tables_go_between_the_marks(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{BEGIN}\nstale rows\n{END}\nafter\n")
     draw(RESULTS, page)
     text = page.read_text()
     assert text.startswith("before")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "stale rows" not in text
     for part in (
         "**missed**",
         "could not be installed",
