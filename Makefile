@@ -32,7 +32,7 @@ help:
 	@echo "make lint         formatting, style, types, layers"
 	@echo "make docs         build the documentation into site/"
 	@echo "make figures      draw every figure from $(STUDY) again"
-	@echo "make bench        measure curvlab beside other tools, an hour (bench-quick: 5 minutes)"
+	@echo "make bench        measure curvlab beside other tools, 1.5 hours (bench-quick: 5 minutes)"
 	@echo "make clean        delete what these commands made, except runs/"
 
 # --- set-up -----------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from typing import Any
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.client import median, taking_turns
 
-PATIENCE = 45
-"""Seconds for a first call: a longer one is exact enough without a repeat, and four of those tell
-whether a tool takes ten times as long as curvlab."""
+PATIENCE = 30
+"""Seconds for another tool's first call: a longer one is exact enough without a repeat, and four of
+those tell whether a tool takes ten times as long as curvlab."""
 
 KEPT = {
     "MALLOC_ARENA_MAX": "1",

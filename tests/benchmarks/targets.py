@@ -149,12 +149,12 @@ def _equal(results: dict[str, Any]) -> Iterator[Target]:
     """Compare errors with each tool, at each number of products.
 
     Errors are draws, so the best of several tools is best by luck too. A row is *missed* where
-    curvlab's errors are more than 1.05 times those of some tool beyond chance: by ranks over the
-    seeds within each number of products, added up over these (van Elteren), with Holm's correction
-    for the tools of the row (5 %). Otherwise it is *reached* where, for every tool, the ratio of
-    medians is at most 1.05 in the geometric mean over numbers of products, and *undecided* where it
-    is not. What is shown is the largest of these ratios, or that of the tool that was missed, and
-    the least chance.
+    curvlab's errors are more than 1.05 times those of some tool beyond chance: by the ranks of the
+    seeds within each number of products, added up over these, with Holm's correction for the tools
+    of the row (5 %); three seeds cannot show it. Otherwise it is *reached* where, for every tool,
+    the ratio of medians is at most 1.05 in the geometric mean over numbers of products, and
+    *undecided* where it is not. What is shown is the largest of these ratios, or that of the tool
+    that was missed, and the least chance.
     """
     from tests.benchmarks.report import top_error
 
@@ -220,14 +220,25 @@ def _chance(strata: list[tuple[list[float], list[float]]]) -> float:
     """Return the probability of ranks like these if own errors were 1.05 times the others'.
 
     A permutation test of the sum over strata of rank sums, each over the stratum's size plus one.
+    A seed has the same start vector in all strata, so its ranks go together; seeds are exchanged
+    with those that were drawn in the same strata.
     """
-    rng, statistic, drawn = np.random.default_rng(0), 0.0, np.zeros(PERMUTATIONS)
-    for own, theirs in strata:
+    scores: dict[tuple[bool, int], float] = {}
+    drawn_in: dict[tuple[bool, int], tuple[int, ...]] = {}
+    for stratum, (own, theirs) in enumerate(strata):
         pooled = np.minimum(np.concatenate([own, 1.05 * np.array(theirs)]), 1e300)
         ranks = scipy.stats.rankdata(pooled) / (len(pooled) + 1)
-        statistic += ranks[: len(own)].sum()
-        shuffled = rng.permuted(np.tile(ranks, (PERMUTATIONS, 1)), axis=1)
-        drawn += shuffled[:, : len(own)].sum(1)
+        seeds = [(True, i) for i in range(len(own))] + [(False, i) for i in range(len(theirs))]
+        for seed, rank in zip(seeds, ranks, strict=True):
+            scores[seed] = scores.get(seed, 0.0) + float(rank)
+            drawn_in[seed] = (*drawn_in.get(seed, ()), stratum)
+    rng, statistic, drawn = np.random.default_rng(0), 0.0, np.zeros(PERMUTATIONS)
+    for where in set(drawn_in.values()):
+        alike = sorted(seed for seed, strata_of in drawn_in.items() if strata_of == where)
+        count, found = sum(own for own, _ in alike), np.array([scores[seed] for seed in alike])
+        statistic += found[[own for own, _ in alike]].sum()
+        shuffled = rng.permuted(np.tile(found, (PERMUTATIONS, 1)), axis=1)
+        drawn += shuffled[:, :count].sum(1)
     return float((1 + (drawn >= statistic - 1e-9).sum()) / (1 + PERMUTATIONS))
 
 

@@ -65,7 +65,7 @@ RESULTS = {
                 "eigenvalues": {
                     budget: [
                         {"largest": [luck * error] * 5, "smallest": error, "ghosts": 0}
-                        for luck in (0.9, 1.0, 1.1)
+                        for luck in (0.8, 0.9, 1.0, 1.1, 1.2)
                     ]
                     for budget in ("20", "40")
                 },
@@ -222,16 +222,15 @@ def test_an_error_is_missed_only_beyond_chance():
     assert equal(*[4.0] * 7).verdict == "reached"
     assert equal(*[1.0] * 6, 0.1).verdict == "**missed**"
     assert "tool 7" in equal(*[1.0] * 6, 0.1).measured
-    # Three draws at each number of products are enough together; one at each is not, nor can
+    # Three seeds cannot show it, since each has the same vector at all numbers of products. Nor can
     # anything be told of what lies below rounding.
-    assert equal(*[1.0] * 6, 0.02, seeds=3).verdict == "**missed**"
-    assert equal(*[1.0] * 6, 0.02, seeds=1).verdict == "undecided"
+    assert equal(*[1.0] * 6, 0.02, seeds=3).verdict == "undecided"
     assert equal(*[1e-5] * 6, 1e-6, own=1e-5).verdict == "reached"
 
 
 def test_equally_good_tools_are_seldom_missed(monkeypatch):
     monkeypatch.setattr(targets_module, "PERMUTATIONS", 500)
-    found = [equal(*[1.0] * 7, seeds=3, key=key).verdict for key in range(60)]
+    found = [equal(*[1.0] * 7, seeds=8, key=key).verdict for key in range(60)]
     # Three expected at most: more than 9 of 60 have a chance of 0.1 %.
     assert found.count("**missed**") <= 9
     assert found.count("reached") <= 30
