@@ -110,7 +110,8 @@ def slq(
     ------
     OperatorError
         If the order exceeds the dimension, the number of vectors is below 1, both or none of order
-        and tolerance are given, or no pair of ``deflate`` has converged.
+        and tolerance are given, no pair of ``deflate`` has converged, or the memory holds not even
+        the working vectors.
 
     References
     ----------
@@ -159,19 +160,29 @@ def slq(
         """Take all eigenvalues where that costs less than what the target would take."""
         return _exact(op, key, noise_floor, known, watch, before)
 
-    known = soundness.verify(op, key)
-    if tolerance is not None:
-        if vectors_for(op.dim, RANDOM_SHARE * tolerance) * STRIDE >= op.dim <= DENSE_LIMIT:
-            return exact()
-        return _adaptive(target, key, tolerance, measure, exact, noise_floor, memory, folder, tick)
-    assert order is not None
+    alive = 1 if tolerance is None else vectors_for(op.dim, RANDOM_SHARE * tolerance)
+    whole = tolerance is not None and alive * STRIDE >= op.dim <= DENSE_LIMIT
+    steps = min(op.dim, PLANNED_STEPS) if order is None else order
     # Of a given vector the measure itself is claimed, which rows in half precision would distort.
     half = given is None
-    tier, _ = saved_room(folder, memory, lambda: _room(target, memory, order, half=half))
+
+    def compute() -> tuple[Tier, int]:
+        return _room(target, memory, steps, runs=alive, half=half)
+
+    # Before any product: it refuses a budget that is too small.
+    room = None if whole else saved_room(folder, memory, compute)
+    known = soundness.verify(op, key)
+    if room is None:
+        return exact()
+    if tolerance is not None:
+        return _adaptive(
+            target, key, tolerance, alive, room, measure, exact, noise_floor, folder, tick
+        )
+    assert order is not None
     runs: list[Tridiagonal] = []
     extra = 0
     for index in range(vectors):
-        space = _space(target, start_key(key, index), tier, folder, index, given)
+        space = _space(target, start_key(key, index), room[0], folder, index, given)
         space.extend(order, count)
         run = tridiagonal(space, random=given is None, first=None)
         held = max(held, run.basis.nbytes if run.basis else 0)
@@ -229,18 +240,17 @@ def _adaptive(
     op: SymmetricOperator,
     key: Array,
     tolerance: float,
+    vectors: int,
+    room: tuple[Tier, int],
     measure: Callable[..., SpectralMeasure],
     exact: Callable[[int], SpectralMeasure],
     noise_floor: float | None,
-    memory: Memory | int | None,
     save: Path | None,
     tick: Tick | None,
 ) -> SpectralMeasure:
-    vectors = vectors_for(op.dim, RANDOM_SHARE * tolerance)
-    planned = min(op.dim, PLANNED_STEPS)
-    tier, rows = saved_room(save, memory, lambda: _room(op, memory, planned, runs=vectors))
+    tier, rows = room
     spaces = [_space(op, start_key(key, index), tier, save, index) for index in range(vectors)]
-    most = min(op.dim, MOST_STEPS, max(planned, rows))
+    most = min(op.dim, MOST_STEPS, max(PLANNED_STEPS, rows))
     extra = references = 0
     order, error = 0, None
 

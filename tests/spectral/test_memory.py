@@ -1,5 +1,7 @@
 """Memory tiers: each is chosen by its budget, and each gives the same spectrum."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -104,12 +106,16 @@ def test_uniformly_weighted_ritz_values_are_refused_without_a_basis():
 
 def test_a_budget_below_the_working_vectors_is_refused_before_any_product():
     def never(vector):
-        raise AssertionError
+        raise AssertionError("a product")
 
     op = FunctionOperator(never, DIM)
     assert Memory(4 * VECTOR, host=ORDER * VECTOR).tier(DIM, op.dtype, ORDER) is Tier.NONE
     with pytest.raises(OperatorError, match=r"working vectors.*memory budget"):
         lanczos(op, KEY, order=5, memory=Memory(4 * VECTOR - 1))
+    targets: Any = ({"order": 5}, {"order": 5, "vectors": 3}, {"tolerance": 0.1})
+    for target in targets:
+        with pytest.raises(OperatorError, match=r"working vectors.*memory budget"):
+            slq(op, KEY, **target, memory=Memory(4 * VECTOR - 1))
     with pytest.raises(OperatorError, match=r"5 eigenpairs.*12 stored vectors"):
         eigenpairs(op, KEY, largest=5, smallest=0, memory=Memory(WORKING + VECTOR))
 
