@@ -47,6 +47,20 @@ collect_ignore = [
 
 
 @pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Count backend compilations through JAX's own monitoring events."""
+    seen: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if "backend_compile" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
 def x64() -> Iterator[None]:
     """Run one test with JAX in float64."""
     with jax.enable_x64(True):

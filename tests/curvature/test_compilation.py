@@ -1,7 +1,6 @@
 """One compilation serves all checkpoints of a run."""
 
 import jax
-import numpy as np
 import pytest
 
 from curvlab.curvature import GaussNewton, Hessian, Problem
@@ -50,7 +49,15 @@ def test_compile_time_does_not_grow_with_batches_or_order(compilations):
     inputs, targets = problems.digits(160)
     params = problems.init((64, 16, 10), 0)
     parts = [(inputs[i : i + 20], targets[i : i + 20]) for i in range(0, 160, 20)]
-    Hessian(Problem(problems.predict, cross_entropy, params, parts[:2])).matvec(np.ones(1210))
+
+    def analyse(batches, order):
+        op = Hessian(Problem(problems.predict, cross_entropy, params, parts[:batches]))
+        slq(op, jax.random.key(0), order=order, vectors=2)
+
+    analyse(2, 20)  # two blocks of rows: every program of a step is used
     before = len(compilations)
-    Hessian(Problem(problems.predict, cross_entropy, params, parts)).matvec(np.ones(1210))
+    assert before > 0
+    analyse(2, 5)
+    analyse(2, 40)
+    analyse(8, 5)
     assert len(compilations) == before
