@@ -82,9 +82,11 @@ def as_batch(item: Any) -> Batch:
     if isinstance(item, Batch):
         return item
     if not isinstance(item, tuple) or len(item) not in (2, 3):
+        length = f" of length {len(item)}" if hasattr(item, "__len__") else ""
         raise ProblemError(
-            f"A batch is (inputs, targets) or (inputs, targets, weights); got "
-            f"{type(item).__name__}{f' of length {len(item)}' if hasattr(item, '__len__') else ''}."
+            "A batch has to be a tuple (inputs, targets) or (inputs, targets, weights); got "
+            f"{type(item).__name__}{length}. Put the arrays of each batch into one tuple, and "
+            "several batches into a list."
         )
     inputs, targets = (jax.tree.map(_as_array, part) for part in item[:2])
     sizes = {
@@ -92,15 +94,18 @@ def as_batch(item: Any) -> Batch:
         for side, part in (("inputs", inputs), ("targets", targets))
         for path, leaf in jax.tree_util.tree_leaves_with_path(part)
     }
+    found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
     if not sizes or None in sizes.values() or len(set(sizes.values())) != 1:
-        found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ProblemError(
             f"Every array of a batch needs the same number of examples on its leading axis; found "
             f"{found or 'no array'}. Check how inputs and targets were cut."
         )
     examples: Any = next(iter(sizes.values()))
     if examples == 0:
-        raise ProblemError("A batch holds no example. Drop empty batches.")
+        raise ProblemError(
+            f"A batch needs at least one example; this one has none ({found}). Leave empty batches "
+            "out, or check the filter that emptied it."
+        )
     weights = np.ones(examples, np.float32) if len(item) == 2 else np.asarray(item[2])
     weights = weights if weights.dtype.kind == "f" else weights.astype(np.float32)
     if weights.shape != (examples,) or not (np.isfinite(weights).all() and (weights >= 0).all()):

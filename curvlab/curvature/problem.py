@@ -96,9 +96,7 @@ class Problem:
                 )
             data = (*data[:2], self.weights)
         set_once("source", data if isinstance(data, Source) else Source(data))
-        first = next(self.batches(), None)
-        if first is None:
-            raise ProblemError("The data hold no batch. Pass at least one example.")
+        first = self.source.first()
         if not self.streamed:
             _ = self.source.census  # refuses batches that do not belong together
         with self.precision():

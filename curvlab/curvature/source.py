@@ -94,6 +94,27 @@ class Source:
             )
         yield from map(as_batch, source)
 
+    def first(self) -> Batch:
+        """Return the first batch.
+
+        Raises
+        ------
+        ProblemError
+            If there is none.
+        """
+        found = next(self.batches(), None)
+        if found is None:
+            raise self._without_batch()
+        return found
+
+    def _without_batch(self) -> ProblemError:
+        name = getattr(self._data, "__name__", type(self._data).__name__)
+        found = f"the iterator that {name}() returned" if callable(self._data) else f"the {name}"
+        return ProblemError(
+            f"The objective is a mean over examples, and {found} holds no batch. Pass at least one "
+            "(inputs, targets); a function has to return a fresh iterator each time it is called."
+        )
+
     @cached_property
     def census(self) -> Census:
         """What a first reading of the data finds.
@@ -115,7 +136,7 @@ class Source:
             if self.listed is None and not isinstance(self._data, Batches):
                 prints.append(fingerprint(batch))
         if not examples:
-            raise ProblemError("The data hold no batch. Pass at least one example.")
+            raise self._without_batch()
         if not weight > 0:
             raise ProblemError(
                 f"The {examples} examples have total weight {weight}. Give at least one of them a "

@@ -72,10 +72,16 @@ def test_loss_that_is_not_finite_at_finite_parameters():
 
 
 def test_empty_data():
-    with pytest.raises(ProblemError, match="no batch"):
+    asked = "The objective is a mean over examples"
+    with pytest.raises(ProblemError, match=f"{asked}, and the list holds no batch. Pass at least"):
+        make(batch=[])
+    with pytest.raises(ProblemError, match=rf"{asked}.* that list\(\) returned .*fresh iterator"):
         make(batch=list)
-    with pytest.raises(ProblemError, match="no example"):
+    none = r"at least one example; .* \(inputs: 0, targets: 0\)\. Leave empty batches out"
+    with pytest.raises(ProblemError, match=none):
         make(batch=(INPUTS[:0], TARGETS[:0]))
+    with pytest.raises(ProblemError, match=none):
+        make(batch=[(INPUTS, TARGETS), (INPUTS[:0], TARGETS[:0])])
     with pytest.raises(ProblemError, match="total weight"):
         Hessian(make(weights=np.zeros(40)))
 
@@ -88,7 +94,9 @@ def test_weights_of_the_wrong_length_or_sign():
 
 
 def test_batches_that_are_no_pairs():
-    with pytest.raises(ProblemError, match=r"got tuple of length 4"):
+    with pytest.raises(
+        ProblemError, match=r"has to be a tuple .*got tuple of length 4\. Put the arrays of each"
+    ):
         make(batch=(INPUTS, TARGETS, TARGETS, TARGETS))
 
 

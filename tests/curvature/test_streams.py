@@ -179,9 +179,11 @@ def test_batches_and_their_errors():
         Batches(INPUTS, TARGETS, size=0)
     with pytest.raises(ProblemError, match="inputs: 100, targets: 99"):
         Batches(INPUTS, TARGETS[:99], size=10)
-    with pytest.raises(ProblemError, match="A batch is"):
+    with pytest.raises(
+        ProblemError, match=r"has to be a tuple .*; got ndarray of length 100\. Put"
+    ):
         problem(INPUTS)
-    with pytest.raises(ProblemError, match="A batch is"):
+    with pytest.raises(ProblemError, match=r"has to be a tuple .*; got dict of length 1\. Put"):
         problem({"x": INPUTS})
 
 
