@@ -9,16 +9,16 @@ from curvlab.core.errors import OperatorError
 from curvlab.spectral import Dense, Diagonal, eigenpairs
 from curvlab.spectral.diagonal import diagonal
 from curvlab.spectral.frobenius import frobenius_norm
-from tests.spectra import rotated, spectra
+from tests.spectra import SEEDS, rotated, spectra
 
 KEY = jax.random.key(4)
 RNG = np.random.default_rng(0)
 OUTLIERS = np.r_[0.01 * RNG.normal(size=290), np.geomspace(1, 100, 10)]
 
 
-@given(spectra(dims=(5, 24)))
-def test_small_operators_are_exact(eigenvalues):
-    op = rotated(eigenvalues)
+@given(spectra(dims=(5, 24)), SEEDS)
+def test_small_operators_are_exact(eigenvalues, seed):
+    op = rotated(eigenvalues, seed)
     scale = np.abs(eigenvalues).max()
     entries = diagonal(op, KEY)
     assert entries.method == "exact"

@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 
 from curvlab.core.errors import OperatorError
 from curvlab.spectral import Dense, Diagonal, eigenpairs, slq
 from curvlab.spectral.slq import RANDOM_SHARE, STRIDE, mean_error, vectors_for
-from tests.spectra import rotated, spectra
+from tests.spectra import SEEDS, rotated, rotation, spectra
 
 KEY = jax.random.key(4)
 RNG = np.random.default_rng(1)
@@ -39,9 +41,53 @@ def test_number_of_vectors_follows_from_dimension_and_target_alone():
     assert vectors_for(1000, 0.01) > 50
 
 
-@given(spectra(dims=(24,)))
-def test_deflated_measures_hold_the_distribution_function(eigenvalues):
-    op = rotated(eigenvalues)
+SMALL = {
+    "flat": np.linspace(-1, 1, 200),
+    "one outlier": np.r_[0.01 * RNG.normal(size=199), 1.0],
+    "null cluster": np.r_[np.zeros(150), RNG.normal(size=50)],
+}
+each_small = pytest.mark.parametrize("values", SMALL.values(), ids=SMALL.keys())
+
+
+@each_small
+def test_moments_over_many_start_vectors_are_those_of_the_matrix(values):
+    measure = slq(Diagonal(values), KEY, order=3, vectors=200, noise_floor=0.0)
+    for power in (1, 2):
+        each = (measure.weights * measure.nodes**power).sum(1)
+        stderr = each.std(ddof=1) / len(each) ** 0.5
+        assert abs(each.mean() - (values**power).mean()) <= 4 * stderr
+
+
+@each_small
+def test_more_start_vectors_bring_the_measure_closer(values):
+    op, keys = Diagonal(values), [jax.random.key(seed) for seed in range(6)]
+
+    def distance(vectors):
+        found = []
+        for key in keys:
+            measure = slq(op, key, order=20, vectors=vectors, noise_floor=0.0)
+            pooled = measure.vector_weights[:, None] * measure.weights
+            found.append(wasserstein_distance(measure.nodes.ravel(), values, pooled.ravel()))
+        return np.mean(found)
+
+    # 1 / √16 is expected of the chance in the vectors; what is left of the quadrature adds to it.
+    assert distance(16) <= 0.5 * distance(1)
+
+
+@given(spectra(dims=(24,)), SEEDS, st.integers(1, 8))
+def test_the_basis_does_not_matter(eigenvalues, seed, order):
+    start = np.random.default_rng(seed).normal(size=24)
+    turned = rotation(24, seed) @ start
+    one = slq(Diagonal(eigenvalues), KEY, order=order, start=start, noise_floor=0.0)
+    two = slq(rotated(eigenvalues, seed), KEY, order=order, start=turned, noise_floor=0.0)
+    # Nodes of tiny weight may be anywhere: the measures are compared, not the nodes one by one.
+    gap = wasserstein_distance(one.nodes[0], two.nodes[0], one.weights[0], two.weights[0])
+    assert gap <= 1e-12 * np.abs(eigenvalues).max()
+
+
+@given(spectra(dims=(24,)), SEEDS)
+def test_deflated_measures_hold_the_distribution_function(eigenvalues, seed):
+    op = rotated(eigenvalues, seed)
     pairs = eigenpairs(op, KEY, order=24, largest=3, smallest=2)
     measure = slq(op, KEY, order=10, deflate=pairs)
     slack = 1e-9 * max(np.abs(eigenvalues).max(), 1e-300)
