@@ -284,11 +284,12 @@ def outliers(pairs: Eigenpairs, *, sign: int = 1) -> Outliers:
     chosen = np.flatnonzero((low > 0) & (end if sign == 1 else ~end))
     chosen = chosen[np.argsort(-value[chosen])]
     low, value, high = low[chosen], value[chosen], high[chosen]
-    count, ratios, resolved = 0, (float("nan"),) * 3, False
+    count, resolved = 0, False
+    ratio = least = most = float("nan")
     if len(chosen) >= 2:
         gap = int(np.argmax(value[:-1] / value[1:]))
         least = float(low[: gap + 1].min() / high[gap + 1 :].max())
-        ratios = float(value[gap] / value[gap + 1]), least, float(high[gap] / low[gap + 1])
+        ratio, most = float(value[gap] / value[gap + 1]), float(high[gap] / low[gap + 1])
         resolved = least > 1
         count = gap + 1 if resolved else 0
     signed = [sign * end for end in ((low, value, high) if sign == 1 else (high, value, low))]
@@ -300,6 +301,8 @@ def outliers(pairs: Eigenpairs, *, sign: int = 1) -> Outliers:
         edge[1],
         edge[0],
         edge[2],
-        *ratios,
+        ratio,
+        least,
+        most,
         resolved,
     )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,7 +212,7 @@ def test_the_command_scores_a_file_of_answers(tmp_path):
     healthy, saddle, edge = truths["healthy"], truths["saddle"], truths["edge"]
     grid = np.linspace(saddle[0], saddle[-1], 500)
     share = np.full(len(edge), 1 / len(edge))
-    answers = {
+    answers: Any = {
         "healthy.eigenvalues": np.r_[healthy[-5:], healthy[-1]],
         "healthy.trace": np.array([1.1, 0.9, 1.2]) * healthy.sum(),
         "saddle.grid": grid,
