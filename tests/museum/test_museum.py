@@ -28,7 +28,7 @@ from curvlab.spectral import (
     slq,
     trace,
 )
-from curvlab.spectral.basis import Tier
+from curvlab.spectral.basis import ROWS, Tier, block_bytes
 from tests import problems, spectra
 from tests.oracles import dense_mlp
 from tests.oracles.score import score_eigenvalues
@@ -57,11 +57,11 @@ def close(value, reference, tolerance=2e-5):
 
 def budget(tier, dim, rows):
     """Memory in which so many float32 rows have room in one tier, and in none that is better."""
-    vector, working = 4 * dim, 6 * 4 * dim
+    working, held = 6 * 4 * dim, -(-rows // ROWS) * block_bytes(dim, np.float32)
     return {
-        Tier.DEVICE: Memory(working + rows * vector),
-        Tier.HALF: Memory(working + rows * vector // 2),
-        Tier.HOST: Memory(working, host=rows * vector),
+        Tier.DEVICE: Memory(working + held),
+        Tier.HALF: Memory(working + held // 2),
+        Tier.HOST: Memory(working, host=held),
         Tier.NONE: Memory(working),
     }[tier]
 
