@@ -130,7 +130,8 @@ def test_all_eigenvalues_are_those_of_the_products(checkpoint, matrix, name):
     assert abs(truth.sum() - np.trace(dense)) <= 1e-11 * np.abs(truth).sum()
     assert (truth**2).sum() == pytest.approx((dense**2).sum(), rel=1e-11)
     found = np.linalg.eigvalsh(dense)
-    np.testing.assert_allclose(found, truth, rtol=0, atol=1e-12 * np.abs(truth).max())
+    # At the saddle the examples' terms cancel, which leaves 2e-12 of λ_max to rounding.
+    np.testing.assert_allclose(found, truth, rtol=0, atol=1e-11 * np.abs(truth).max())
 
 
 def test_loss_and_gradient_are_those_at_the_point(checkpoint):
