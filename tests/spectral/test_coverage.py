@@ -247,6 +247,9 @@ HARD = [
     ("one outlier", "two-stage"),
     ("nine outliers", "sketched"),
     ("nine outliers", "eight"),
+    ("one outlier", "Frobenius"),
+    ("nine outliers", "Frobenius"),
+    ("nine outliers", "xtrace"),
 ]
 
 
