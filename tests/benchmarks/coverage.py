@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
 
 from curvlab.spectral import Diagonal, slq, trace
 from tests.benchmarks.bench import Bench
-from tests.spectral.test_coverage import SPECTRA, Host
+from tests.spectral.test_coverage import SPECTRA, Host, least_coverage
 
 TRACES = {
     "one outlier": (SPECTRA["one outlier"], 0.5),
@@ -71,6 +70,4 @@ def _bands(values: np.ndarray, draws: int) -> dict[str, Any]:
 
 
 def _covered(hits: int, draws: int) -> dict[str, Any]:
-    """Return the counts and the one-sided 95 % bound (Clopper and Pearson) of the coverage."""
-    least = scipy.stats.beta.ppf(0.05, hits, draws - hits + 1) if hits else 0.0
-    return {"hits": hits, "draws": draws, "least": float(least)}
+    return {"hits": hits, "draws": draws, "least": least_coverage(hits, draws)}

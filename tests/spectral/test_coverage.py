@@ -52,9 +52,13 @@ class Host(SymmetricOperator):
         return self.entries * np.asarray(rows)
 
 
+def least_coverage(hits, draws):
+    """Return the one-sided 95 % bound of the coverage (Clopper and Pearson)."""
+    return float(scipy.stats.beta.ppf(0.05, hits, draws - hits + 1)) if hits else 0.0
+
+
 def covered_often_enough(hits, draws):
-    """Return whether the Clopper-Pearson lower bound of the coverage reaches 0.93."""
-    return scipy.stats.beta.ppf(0.05, hits, draws - hits + 1) >= 0.93 if hits < draws else True
+    return hits == draws or least_coverage(hits, draws) >= 0.93
 
 
 def not_grossly_wrong(hits, draws):
